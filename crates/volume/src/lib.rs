@@ -1,0 +1,12 @@
+//! The replication engine: one [`Replica`] of a volume group as a state machine, with its wire and on-disk codecs.
+//!
+//! Pure: no I/O, no clock, no threads, no ambient randomness. It knows no plan and no cluster: it obeys the newest
+//! [`tandem_base::Configuration`] it was shown and asks for changes with [`tandem_base::Proposal`]s.
+#![no_std]
+extern crate alloc;
+
+mod input;
+mod output;
+
+pub use input::{ConnectionId, DiskError, DiskOpId, DiskOutcome, Input, Request, RequestId, VolumeIndex};
+pub use output::{DiskOp, Event, Output, Reply, RequestError};
