@@ -5,8 +5,21 @@
 #![no_std]
 extern crate alloc;
 
+mod config;
 mod input;
+mod message;
+mod mutations;
 mod output;
+mod replica;
+mod status;
+pub mod superblock;
+pub mod wire;
 
+pub use config::{Ack, ReplicaConfig, VolumeSpec};
 pub use input::{ConnectionId, DiskError, DiskOpId, DiskOutcome, Input, Request, RequestId, VolumeIndex};
+pub use message::{BLOCK, CHUNK, Content, Hello, Message, SequencedWrite, Span, VERSION};
+pub use mutations::Mutations;
 pub use output::{DiskOp, Event, Output, Reply, RequestError};
+pub use replica::Replica;
+pub use status::{Counters, PeerStatus, ReplicaStatus, ResyncProgress, Role};
+pub use superblock::Superblock;
