@@ -106,6 +106,10 @@ macro_rules! name {
     };
 }
 
+name!(/// A continuity plan.
+    PlanName);
+name!(/// A source of power, or a UPS.
+    PowerName);
 name!(/// A machine that runs the agent.
     NodeName);
 name!(/// A place whose machines can fall together.

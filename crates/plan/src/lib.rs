@@ -1,1 +1,47 @@
-//! plan
+//! The continuity plan: text to [`Plan`], with diagnostics.
+//!
+//! Pure: takes the files' texts, touches no file. [`parse`] reads them, [`render`] prints what is wrong with them, and
+//! [`Plan::show`] prints the result with every default visible. The language is described in `docs/plan.md`.
+
+mod code;
+mod diagnostic;
+mod model;
+mod proportion;
+mod template;
+
+pub use code::Code;
+pub use diagnostic::{Diagnostic, Label, Severity};
+pub use model::*;
+pub use proportion::Proportion;
+pub use template::{Placeholder, Template, TemplateError};
+
+/// One file of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceFile {
+    /// As diagnostics name it; usually its path as the user gave it.
+    pub name: String,
+    /// All of it.
+    pub text: String,
+}
+
+/// Most bytes that one file of a plan may have: 1 MiB.
+pub const FILE_BYTES_MAX: usize = 1 << 20;
+
+/// Reads a plan that is spread over `files`; their order does not matter.
+///
+/// Returns the plan with warnings.
+///
+/// # Errors
+///
+/// Everything that is wrong, warnings included, in the order of the files and lines.
+pub fn parse(files: &[SourceFile]) -> Result<(Plan, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let mut wrong = Vec::new();
+    for (file, SourceFile { name, text }) in files.iter().enumerate() {
+        if text.len() > FILE_BYTES_MAX {
+            let at = diagnostic::Spot { file, span: 0..0 };
+            let message = format!("`{name}` has {} bytes, a file of a plan has at most {FILE_BYTES_MAX}", text.len());
+            wrong.push(Diagnostic::error(Code::FileTooLarge, message).at(&at, ""));
+        }
+    }
+    Err(wrong)
+}
