@@ -1,7 +1,36 @@
 //! What a replica must remember over a restart.
+//!
+//! Four copies of one 4096-byte block. A store writes them one after the other, each durable before the next, and is
+//! done when a majority is durable: a crash can then tear at most one copy, and the newest of a majority is always
+//! readable. Numbers are little-endian; what is reserved is written as zero and not looked at.
+//!
+//! ```text
+//! offset  bytes
+//!      0      8  magic "TANDEMSB"
+//!      8      2  format: 1
+//!     10      2  flags: 1 clean, 2 failed, 4 the previous run is known
+//!     12      4  number of volumes: 0 to 32
+//!     16      8  sequence of the store
+//!     24     16  cluster
+//!     40      8  promised epoch: number
+//!     48      8  promised epoch: tag
+//!     56      8  open (this run)
+//!     64      8  previous open, or 0
+//!     72     64  group: length, then the name, then zeroes
+//!    136     64  node: the same
+//!    200     16  reserved: place of the hot extents (first byte, length)
+//!    216     16  reserved: place of the region stamps
+//!    232     16  reserved: place of the epoch table
+//!    248     24  reserved: base (epoch number, epoch tag, sequence)
+//!    272    752  reserved
+//!   1024     72  volume 0: length of the name, the name, zeroes (64 bytes), then the size in bytes (8)
+//!   1096     72  volume 1, and so on
+//!   3328    764  reserved
+//!   4092      4  CRC-32C of bytes 0 to 4091
+//! ```
 
-use alloc::vec::Vec;
-use tandem_base::{ClusterId, Epoch, GroupName, NodeName, OpenId};
+use alloc::{string::ToString, vec::Vec};
+use tandem_base::{ClusterId, Epoch, GroupName, NodeName, OpenId, VolumeName};
 
 use crate::config::{ReplicaConfig, VolumeSpec};
 
@@ -107,10 +136,51 @@ pub enum Selected {
     },
 }
 
+const MAGIC: [u8; 8] = *b"TANDEMSB";
+const FLAGS: usize = 10;
+const VOLUMES: usize = 1024;
+const VOLUME_BYTES: usize = 72;
+const CHECKSUM: usize = BLOCK_SIZE - 4;
+const CLEAN: u16 = 1;
+const FAILED: u16 = 2;
+const PREVIOUS: u16 = 4;
+
 /// The 4096 bytes of one copy.
+///
+/// # Panics
+///
+/// If there are more than [`VOLUMES_MAX`] volumes.
 #[must_use]
-pub fn encode(_superblock: &Superblock) -> [u8; BLOCK_SIZE] {
-    [0; BLOCK_SIZE]
+pub fn encode(superblock: &Superblock) -> [u8; BLOCK_SIZE] {
+    assert!(superblock.volumes.len() <= VOLUMES_MAX, "a group has at most {VOLUMES_MAX} volumes");
+    let mut block = [0; BLOCK_SIZE];
+    let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
+    let name = |name: &str| {
+        let mut field = [0; 64];
+        field[0] = name.len() as u8;
+        field[1..=name.len()].copy_from_slice(name.as_bytes());
+        field
+    };
+    let flags = [(superblock.clean, CLEAN), (superblock.failed, FAILED), (superblock.previous.is_some(), PREVIOUS)];
+    put(0, &MAGIC);
+    put(8, &FORMAT.to_le_bytes());
+    put(FLAGS, &flags.iter().map(|(set, bit)| if *set { *bit } else { 0 }).sum::<u16>().to_le_bytes());
+    put(12, &(superblock.volumes.len() as u32).to_le_bytes());
+    put(16, &superblock.sequence.to_le_bytes());
+    put(24, &superblock.cluster.0.to_le_bytes());
+    put(40, &superblock.promised.number.to_le_bytes());
+    put(48, &superblock.promised.tag.to_le_bytes());
+    put(56, &superblock.open.0.to_le_bytes());
+    put(64, &superblock.previous.map_or(0, |open| open.0).to_le_bytes());
+    put(72, &name(superblock.group.as_str()));
+    put(136, &name(superblock.node.as_str()));
+    for (index, volume) in superblock.volumes.iter().enumerate() {
+        put(VOLUMES + index * VOLUME_BYTES, &name(volume.name.as_str()));
+        put(VOLUMES + index * VOLUME_BYTES + 64, &volume.size.to_le_bytes());
+    }
+    let checksum = crc32c::crc32c(&block[..CHECKSUM]);
+    block[CHECKSUM..].copy_from_slice(&checksum.to_le_bytes());
+    block
 }
 
 /// Reads one copy.
@@ -118,17 +188,96 @@ pub fn encode(_superblock: &Superblock) -> [u8; BLOCK_SIZE] {
 /// # Errors
 ///
 /// [`CopyError`] says what is wrong with it.
-pub fn decode(_block: &[u8]) -> Result<Superblock, CopyError> {
-    Err(CopyError::Empty)
+pub fn decode(block: &[u8]) -> Result<Superblock, CopyError> {
+    if block.iter().all(|byte| *byte == 0) {
+        return Err(CopyError::Empty);
+    }
+    let block: &[u8; BLOCK_SIZE] = block.try_into().map_err(|_| CopyError::Length(block.len()))?;
+    if block[..8] != MAGIC {
+        return Err(CopyError::Magic);
+    }
+    if crc32c::crc32c(&block[..CHECKSUM]).to_le_bytes() != block[CHECKSUM..] {
+        return Err(CopyError::Checksum);
+    }
+    let format = u16::from_le_bytes(array(block, 8));
+    if format != FORMAT {
+        return Err(CopyError::Format(format));
+    }
+    let flags = u16::from_le_bytes(array(block, FLAGS));
+    if flags & !(CLEAN | FAILED | PREVIOUS) != 0 {
+        return Err(CopyError::Value(FLAGS));
+    }
+    let count = u32::from_le_bytes(array(block, 12)) as usize;
+    if count > VOLUMES_MAX {
+        return Err(CopyError::Value(12));
+    }
+    let volumes = (0..count).map(|index| VOLUMES + index * VOLUME_BYTES).map(|at| {
+        let name = VolumeName::new(text(block, at)?).map_err(|_| CopyError::Value(at))?;
+        Ok(VolumeSpec { name, size: u64::from_le_bytes(array(block, at + 64)) })
+    });
+    Ok(Superblock {
+        cluster: ClusterId(u128::from_le_bytes(array(block, 24))),
+        group: GroupName::new(text(block, 72)?).map_err(|_| CopyError::Value(72))?,
+        node: NodeName::new(text(block, 136)?).map_err(|_| CopyError::Value(136))?,
+        sequence: u64::from_le_bytes(array(block, 16)),
+        promised: Epoch { number: u64::from_le_bytes(array(block, 40)), tag: u64::from_le_bytes(array(block, 48)) },
+        open: OpenId(u64::from_le_bytes(array(block, 56))),
+        previous: (flags & PREVIOUS != 0).then(|| OpenId(u64::from_le_bytes(array(block, 64)))),
+        clean: flags & CLEAN != 0,
+        failed: flags & FAILED != 0,
+        volumes: volumes.collect::<Result<_, _>>()?,
+    })
 }
 
-/// Chooses among the copies, `None` for one that does not exist.
+fn array<const N: usize>(block: &[u8; BLOCK_SIZE], at: usize) -> [u8; N] {
+    block[at..at + N].try_into().expect("the slice has N bytes")
+}
+
+fn text(block: &[u8; BLOCK_SIZE], at: usize) -> Result<&str, CopyError> {
+    let length = usize::from(block[at]);
+    if length > 63 {
+        return Err(CopyError::Value(at));
+    }
+    core::str::from_utf8(&block[at + 1..=at + length]).map_err(|_| CopyError::Value(at))
+}
+
+/// Chooses among the copies, `None` for one that does not exist: the newest of a majority.
+///
+/// A first store that a crash cut short (up to two copies of sequence 1, the rest empty) counts as fresh: this run was
+/// never announced, so nobody relies on it.
 ///
 /// # Errors
 ///
 /// [`SuperblockError`]: refuse to open, overwrite nothing.
-pub fn select(_copies: &[Option<Vec<u8>>; COPIES]) -> Result<Selected, SuperblockError> {
-    Ok(Selected::Fresh)
+pub fn select(copies: &[Option<Vec<u8>>; COPIES]) -> Result<Selected, SuperblockError> {
+    let read: Vec<_> =
+        copies.iter().map(|copy| copy.as_ref().map_or(Err(CopyError::Empty), |copy| decode(copy))).collect();
+    let valid = read.iter().flatten().count();
+    let zero = read.iter().filter(|copy| **copy == Err(CopyError::Empty)).count();
+    if let Some(newer) = read.iter().find_map(|copy| match copy {
+        Err(CopyError::Format(format)) if *format > FORMAT => Some(*format),
+        _ => None,
+    }) {
+        return Err(SuperblockError::Newer(newer));
+    }
+    let first_store = read.iter().flatten().all(|copy| copy.sequence == 1) && valid + zero == COPIES;
+    if zero == COPIES || (first_store && valid <= COPIES / 2) {
+        return Ok(Selected::Fresh);
+    }
+    let newest = read.iter().flatten().max_by_key(|copy| copy.sequence);
+    match newest {
+        Some(newest) if valid > COPIES / 2 => {
+            let mut repair = [false; COPIES];
+            for (copy, repair) in read.iter().zip(&mut repair) {
+                *repair = copy.as_ref() != Ok(newest);
+            }
+            Ok(Selected::Found { superblock: newest.clone(), repair })
+        }
+        _ => {
+            let first = read.iter().find_map(|copy| copy.as_ref().err().filter(|error| **error != CopyError::Empty));
+            Err(SuperblockError::Corrupt { valid, zero, first: *first.unwrap_or(&CopyError::Empty) })
+        }
+    }
 }
 
 /// Whether this superblock belongs to the replica that `config` describes.
@@ -136,6 +285,23 @@ pub fn select(_copies: &[Option<Vec<u8>>; COPIES]) -> Result<Selected, Superbloc
 /// # Errors
 ///
 /// [`SuperblockError::Foreign`] names the field that differs.
-pub fn check(_superblock: &Superblock, _config: &ReplicaConfig) -> Result<(), SuperblockError> {
+pub fn check(superblock: &Superblock, config: &ReplicaConfig) -> Result<(), SuperblockError> {
+    let list = |volumes: &[VolumeSpec]| {
+        volumes
+            .iter()
+            .map(|volume| alloc::format!("{} ({} bytes)", volume.name, volume.size))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    for (what, found, expected) in [
+        ("cluster", superblock.cluster.to_string(), config.cluster.to_string()),
+        ("group", superblock.group.to_string(), config.group.to_string()),
+        ("node", superblock.node.to_string(), config.node.to_string()),
+        ("list of volumes", list(&superblock.volumes), list(&config.volumes)),
+    ] {
+        if found != expected {
+            return Err(SuperblockError::Foreign { what, found, expected });
+        }
+    }
     Ok(())
 }
