@@ -1,0 +1,89 @@
+//! Deliberate faults, by which the simulator proves that it would see them.
+//!
+//! Without the feature `mutations` every question here is answered `false` at compile time.
+
+/// A rule that is broken on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Mutation {
+    /// The leader answers a session's renewal although it has appended its expiry.
+    RenewAfterExpiryAppended = 1,
+    /// The leader answers a renewal at once, without a quorum round that started after it arrived.
+    LeaseReadInsteadOfQuorumRound,
+    /// A replica becomes primary while the old primary's session is live.
+    PromoteWithoutWaitingForSession,
+    /// A superblock whose previous open is not the register's is believed.
+    TrustSwappedDisk,
+    /// A member that was opened again stays in sync beside others.
+    KeepMemberWithNewOpen,
+    /// A new leader takes every session's time for almost over.
+    NewLeaderDoesNotWait,
+    /// A node counts its lease from the answer, not from the sending.
+    LeaseCountsFromAnswer,
+    /// The leader expires a session after the bare lease, without drift and grace.
+    ExpiryWithoutDriftAndGrace,
+    /// A session that expired may be opened again.
+    ReviveExpiredSession,
+    /// A register is changed whatever epoch the proposer saw.
+    IgnoreExpectedEpoch,
+}
+
+impl Mutation {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::RenewAfterExpiryAppended,
+        Self::LeaseReadInsteadOfQuorumRound,
+        Self::PromoteWithoutWaitingForSession,
+        Self::TrustSwappedDisk,
+        Self::KeepMemberWithNewOpen,
+        Self::NewLeaderDoesNotWait,
+        Self::LeaseCountsFromAnswer,
+        Self::ExpiryWithoutDriftAndGrace,
+        Self::ReviveExpiredSession,
+        Self::IgnoreExpectedEpoch,
+    ];
+
+    /// The name on a command line: `renew-after-expiry-appended`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RenewAfterExpiryAppended => "renew-after-expiry-appended",
+            Self::LeaseReadInsteadOfQuorumRound => "lease-read-instead-of-quorum-round",
+            Self::PromoteWithoutWaitingForSession => "promote-without-waiting-for-session",
+            Self::TrustSwappedDisk => "trust-swapped-disk",
+            Self::KeepMemberWithNewOpen => "keep-member-with-new-open",
+            Self::NewLeaderDoesNotWait => "new-leader-does-not-wait",
+            Self::LeaseCountsFromAnswer => "lease-counts-from-answer",
+            Self::ExpiryWithoutDriftAndGrace => "expiry-without-drift-and-grace",
+            Self::ReviveExpiredSession => "revive-expired-session",
+            Self::IgnoreExpectedEpoch => "ignore-expected-epoch",
+        }
+    }
+}
+
+#[cfg(feature = "mutations")]
+mod switch {
+    use core::sync::atomic::{AtomicU8, Ordering};
+
+    /// One process plays one mutation at a time; 0 is none.
+    static ACTIVE: AtomicU8 = AtomicU8::new(0);
+
+    /// Breaks one rule in this whole process, or none.
+    pub fn set(mutation: Option<super::Mutation>) {
+        ACTIVE.store(mutation.map_or(0, |mutation| mutation as u8), Ordering::SeqCst);
+    }
+
+    pub(crate) fn active(mutation: super::Mutation) -> bool {
+        ACTIVE.load(Ordering::Relaxed) == mutation as u8
+    }
+}
+
+#[cfg(feature = "mutations")]
+pub(crate) use switch::active;
+#[cfg(feature = "mutations")]
+pub use switch::set;
+
+#[cfg(not(feature = "mutations"))]
+pub(crate) const fn active(_: Mutation) -> bool {
+    false
+}
