@@ -453,6 +453,7 @@ impl State {
         node: &NodeName,
         number: u64,
     ) -> Result<(), Refusal> {
+        self.service_started(service, node, number)?;
         let (placement, _) = self.reported(service, node, number)?;
         placement.failures.clear();
         Ok(())
