@@ -22,6 +22,7 @@ pub mod lease;
 pub mod mutations;
 mod outcome;
 pub mod placement;
+mod report;
 pub mod service;
 mod session;
 mod state;
