@@ -3,10 +3,13 @@
 //! Pure: takes the files' texts, touches no file. [`parse`] reads them, [`render`] prints what is wrong with them, and
 //! [`Plan::show`] prints the result with every default visible. The language is described in `docs/plan.md`.
 
+mod check;
 mod code;
 mod diagnostic;
 mod model;
+mod nearest;
 mod proportion;
+mod read;
 mod template;
 
 pub use code::Code;
@@ -35,13 +38,15 @@ pub const FILE_BYTES_MAX: usize = 1 << 20;
 ///
 /// Everything that is wrong, warnings included, in the order of the files and lines.
 pub fn parse(files: &[SourceFile]) -> Result<(Plan, Vec<Diagnostic>), Vec<Diagnostic>> {
-    let mut wrong = Vec::new();
-    for (file, SourceFile { name, text }) in files.iter().enumerate() {
-        if text.len() > FILE_BYTES_MAX {
-            let at = diagnostic::Spot { file, span: 0..0 };
-            let message = format!("`{name}` has {} bytes, a file of a plan has at most {FILE_BYTES_MAX}", text.len());
-            wrong.push(Diagnostic::error(Code::FileTooLarge, message).at(&at, ""));
-        }
+    let mut draft = read::read(files);
+    check::check(&mut draft);
+    let read::Draft { plan, mut diagnostics, .. } = draft;
+    diagnostics.sort_by_key(|diagnostic| {
+        let place = diagnostic.labels.first().map(|label| (label.file, label.span.start));
+        (place, diagnostic.code)
+    });
+    if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+        return Err(diagnostics);
     }
-    Err(wrong)
+    Ok((plan, diagnostics))
 }

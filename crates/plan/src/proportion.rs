@@ -61,9 +61,12 @@ mod tests {
 
     #[test]
     fn percentages_read_and_print() {
-        for (text, millionths, printed) in
-            [("1 %", 10_000, "1 %"), ("0.05%", 500, "0.05 %"), ("100 %", 1_000_000, "100 %"), ("0.0001 %", 1, "0.0001 %")]
-        {
+        for (text, millionths, printed) in [
+            ("1 %", 10_000, "1 %"),
+            ("0.05%", 500, "0.05 %"),
+            ("100 %", 1_000_000, "100 %"),
+            ("0.0001 %", 1, "0.0001 %"),
+        ] {
             let read: Proportion = text.parse().expect(text);
             assert_eq!(read.millionths(), millionths, "{text}");
             assert_eq!(read.to_string(), printed);

@@ -90,8 +90,7 @@ impl Template {
                 return Err(TemplateError::Close { at });
             }
             let Some((word, after)) = after.split_once('}') else { return Err(TemplateError::Open { at }) };
-            let placeholder =
-                placeholder(word).ok_or_else(|| TemplateError::Unknown { at, word: word.to_owned() })?;
+            let placeholder = placeholder(word).ok_or_else(|| TemplateError::Unknown { at, word: word.to_owned() })?;
             if !literal.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut literal)));
             }
@@ -125,10 +124,10 @@ impl Template {
                 Part::Text(text) => filled.push_str(text),
                 Part::Placeholder(placeholder) => {
                     let text = value(placeholder)?;
-                    let port_follows =
-                        matches!(self.0.get(index + 1), Some(Part::Text(next)) if next.starts_with(':'));
-                    let bracketed =
-                        *placeholder == Placeholder::Address && port_follows && matches!(text.parse(), Ok(IpAddr::V6(_)));
+                    let port_follows = matches!(self.0.get(index + 1), Some(Part::Text(next)) if next.starts_with(':'));
+                    let bracketed = *placeholder == Placeholder::Address
+                        && port_follows
+                        && matches!(text.parse(), Ok(IpAddr::V6(_)));
                     if bracketed {
                         filled.push('[');
                         filled.push_str(&text);

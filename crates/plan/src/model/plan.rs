@@ -2,9 +2,7 @@
 
 use serde::Serialize;
 use std::collections::BTreeMap;
-use tandem_base::{
-    Duration, GroupName, LinkName, NodeName, PlanName, PowerName, ServiceName, SiteName, VolumeName,
-};
+use tandem_base::{Duration, GroupName, LinkName, NodeName, PlanName, PowerName, ServiceName, SiteName, VolumeName};
 
 use super::{Line, Link, Node, Outside, Place, Power, Service, Site, Timing, Volume};
 use crate::Proportion;
