@@ -10,12 +10,17 @@ mod model;
 mod nearest;
 mod proportion;
 mod read;
+mod render;
+mod schema;
+mod show;
 mod template;
 
 pub use code::Code;
 pub use diagnostic::{Diagnostic, Label, Severity};
 pub use model::*;
 pub use proportion::Proportion;
+pub use render::{Style, render, to_json};
+pub use schema::schema;
 pub use template::{Placeholder, Template, TemplateError};
 
 /// One file of a plan.

@@ -5,7 +5,8 @@ use tandem_plan::{SourceFile, parse};
 fn check(name: &str) -> tandem_plan::Plan {
     let path = format!("{}/../../examples/{name}/plan.toml", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let (plan, warnings) = parse(&[SourceFile { name: path.clone(), text }]).unwrap_or_else(|wrong| panic!("{wrong:#?}"));
+    let (plan, warnings) =
+        parse(&[SourceFile { name: path.clone(), text }]).unwrap_or_else(|wrong| panic!("{wrong:#?}"));
     assert_eq!(warnings, []);
     plan
 }

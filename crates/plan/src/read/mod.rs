@@ -228,3 +228,23 @@ impl Reader {
         timing::read(self, &fields)
     }
 }
+
+/// The keys of every table, by the name of its type in the schema.
+#[cfg(test)]
+pub(crate) fn all_keys() -> [(&'static str, &'static [&'static str]); 13] {
+    [
+        ("PlanFile", SECTIONS),
+        ("PlanKeys", PLAN_KEYS),
+        ("SiteKeys", node::SITE_KEYS),
+        ("PowerKeys", node::POWER_KEYS),
+        ("NodeKeys", node::NODE_KEYS),
+        ("LinkKeys", link::LINK_KEYS),
+        ("OutsideKeys", link::OUTSIDE_KEYS),
+        ("EachWay", link::BANDWIDTH_KEYS),
+        ("VolumeKeys", volume::KEYS),
+        ("ServiceKeys", service::KEYS),
+        ("RunKeys", run::RUN_KEYS),
+        ("CheckKeys", run::CHECK_KEYS),
+        ("TimingKeys", timing::KEYS),
+    ]
+}
