@@ -1,0 +1,82 @@
+//! System calls that may hang for ever, made in a child process that can be left behind.
+//!
+//! A mount or an unmount of a device that stalls sleeps until the device answers. A thread that sleeps so cannot be
+//! ended; a process often can, and if not it holds nothing of ours.
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
+use std::io;
+use tandem_base::Duration;
+use tokio::io::Interest;
+
+/// How a call in a child ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// It returned.
+    Returned(io::Result<()>),
+    /// It did not return in time; the child was killed, or lingers unkillable.
+    TimedOut,
+}
+
+/// Calls `call` in a child process and waits for at most `timeout`.
+///
+/// `call` runs between fork and exit: it must do system calls only, and neither allocate nor take a lock
+/// (signal-safety(7)). Only its error number comes back.
+pub(crate) async fn call(timeout: Duration, call: impl FnOnce() -> io::Result<()>) -> io::Result<Ended> {
+    // SAFETY: the child calls only `call`, which by this function's contract is async-signal-safe, and `_exit`.
+    let forked = unsafe { libc::fork() };
+    if forked == 0 {
+        let code = match call() {
+            Ok(()) => 0,
+            // The largest errno is 133 (EHWPOISON), so all fit an exit code.
+            Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
+        };
+        // SAFETY: ends the child without running destructors or exit handlers of the parent's.
+        unsafe { libc::_exit(code) }
+    }
+    let pid = Pid::from_raw(forked).ok_or_else(io::Error::last_os_error)?;
+    if forked < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let ended = crate::clock::watch(pidfd_open(pid, PidfdFlags::NONBLOCK)?)?;
+    match tokio::time::timeout(timeout.into(), wait(&ended, pid)).await {
+        Ok(code) => match code? {
+            0 => Ok(Ended::Returned(Ok(()))),
+            errno => Ok(Ended::Returned(Err(io::Error::from_raw_os_error(errno)))),
+        },
+        Err(_) => {
+            // It is our child and not waited for yet, so the number is still its own.
+            kill_process(pid, Signal::KILL)?;
+            tokio::spawn(async move { wait(&ended, pid).await });
+            Ok(Ended::TimedOut)
+        }
+    }
+}
+
+async fn wait(ended: &tokio::io::unix::AsyncFd<rustix::fd::OwnedFd>, pid: Pid) -> io::Result<i32> {
+    ended
+        .async_io(Interest::READABLE, |_| match waitpid(Some(pid), WaitOptions::NOHANG)? {
+            // A child that was killed did not do what it was asked to.
+            Some((_, status)) => Ok(status.exit_status().unwrap_or(libc::EINTR)),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        })
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn results_come_back_and_a_hanging_call_is_left_behind() {
+        let second = Duration::from_secs(10);
+        assert!(matches!(call(second, || Ok(())).await, Ok(Ended::Returned(Ok(())))));
+        let refused = call(second, || Err(io::Error::from_raw_os_error(libc::EBUSY))).await;
+        assert!(matches!(refused, Ok(Ended::Returned(Err(error))) if error.raw_os_error() == Some(libc::EBUSY)));
+        let hung = call(Duration::from_millis(20), || {
+            loop {
+                rustix::event::pause();
+            }
+        });
+        assert!(matches!(hung.await, Ok(Ended::TimedOut)));
+    }
+}
