@@ -6,6 +6,10 @@
 //! * [`attach`] is a process of its own per attachment.
 
 pub mod attach;
+mod clock;
 pub mod control;
+mod disk;
 pub mod export;
+pub mod nbd;
+mod peer;
 pub mod server;

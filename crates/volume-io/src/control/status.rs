@@ -10,8 +10,12 @@ use tandem_base::{ByteSize, Configuration, Epoch, GroupName, Instant, NodeName, 
 pub enum Role {
     /// No configuration was heard yet.
     Starting,
-    /// Serves, or is about to.
+    /// Asked to become primary, or reconciles before it serves.
+    Promoting,
+    /// Serves.
     Primary,
+    /// Drains and flushes before it gives the promotion back.
+    Releasing,
     /// A member of the in-sync set that does not serve.
     InSync,
     /// Not in the in-sync set.
@@ -27,6 +31,8 @@ pub struct Resync {
     pub done: u64,
     /// Bytes to compare.
     pub total: u64,
+    /// Bytes that differed and were sent.
+    pub sent: u64,
 }
 
 /// A peer, seen from here.
@@ -78,6 +84,8 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// The initiators' connections.
     pub attachments: Vec<Attachment>,
+    /// What is proposed to the register and undecided, in words.
+    pub proposed: Option<String>,
     /// What the disk said when it failed.
     pub disk_error: Option<String>,
 }

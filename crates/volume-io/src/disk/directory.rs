@@ -1,0 +1,203 @@
+//! Opening a replica's directory: everything is checked before anything is written.
+
+use rustix::fs::{FlockOperation, flock};
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicI32},
+};
+use tandem_base::{ByteSize, VolumeName};
+use tandem_volume::{
+    ReplicaConfig, Superblock,
+    superblock::{self, Selected, SuperblockError},
+};
+
+use super::{
+    SuperblockFile,
+    operation::{Image, Shared},
+};
+
+/// Why the disks of a replica cannot be opened. Nothing was overwritten. The cause is in `source()`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiskOpenError {
+    /// Another server has it.
+    #[error("{0} is in use by another volume server")]
+    InUse(PathBuf),
+    /// A system call failed.
+    #[error("cannot {action} {path}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's words.
+        #[source]
+        cause: io::Error,
+    },
+    /// An image's size is not its volume's.
+    #[error("volume `{volume}`: {path} has {found} bytes, the plan says {expected} ({} bytes)", .expected.as_u64())]
+    Size {
+        /// The volume.
+        volume: VolumeName,
+        /// The image.
+        path: PathBuf,
+        /// Its size.
+        found: u64,
+        /// The plan's.
+        expected: ByteSize,
+    },
+    /// The superblock is there and an image is not.
+    #[error("volume `{volume}`: {path} is missing, though the directory was used before (its superblock is there)")]
+    ImageMissing {
+        /// The volume.
+        volume: VolumeName,
+        /// The image.
+        path: PathBuf,
+    },
+    /// An image is there and the superblock is not.
+    #[error("volume `{volume}`: {path} exists, but there is no superblock beside it, so nobody knows what it holds")]
+    SuperblockMissing {
+        /// The volume.
+        volume: VolumeName,
+        /// The image.
+        path: PathBuf,
+    },
+    /// The superblock cannot be used.
+    #[error("{path} cannot be used")]
+    Superblock {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        cause: SuperblockError,
+    },
+}
+
+impl DiskOpenError {
+    /// The way out.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::InUse(_) => Some("stop the other volume server first; it may outlive the agent that started it"),
+            Self::System { .. } => None,
+            Self::Size { .. } => Some(
+                "give the volume this size in the plan, or move the image away together with the superblock: an empty replica is then made and resynced",
+            ),
+            Self::ImageMissing { .. } => {
+                Some("put the image back, or move the superblock away too: an empty replica is then made and resynced")
+            }
+            Self::SuperblockMissing { .. } => Some(
+                "put the superblock back, or move the image away: an empty replica is then made and resynced from a good one",
+            ),
+            Self::Superblock { .. } => Some(
+                "move the superblock and the images away: an empty replica is then made and resynced from a good one",
+            ),
+        }
+    }
+}
+
+/// A replica's directory, locked for as long as this lives.
+pub(crate) struct Directory {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Directory {
+    /// Creates it when missing and locks it.
+    pub(crate) fn lock(path: &Path) -> Result<Self, DiskOpenError> {
+        fs::create_dir_all(path).map_err(system("create", path))?;
+        let lock = path.join("lock");
+        let file =
+            File::options().create(true).truncate(false).write(true).open(&lock).map_err(system("open", &lock))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(DiskOpenError::InUse(path.to_path_buf())),
+            Err(error) => Err(system("lock", &lock)(error.into())),
+        }
+    }
+
+    /// Opens images and superblock, or creates the images (sparse) where neither exists; the superblock follows with
+    /// the engine's first store. A marker tells images of an interrupted creation, which were never used, from
+    /// images that lost their superblock.
+    pub(crate) fn open(&self, config: &ReplicaConfig) -> Result<(Shared, Option<Superblock>), DiskOpenError> {
+        let superblock_path = self.path.join("superblock");
+        let (file, stored) = self.read_superblock(&superblock_path, config)?;
+        let marker = self.path.join("creating");
+        let interrupted = marker.exists();
+        let fresh = stored.is_none();
+        let images: Vec<_> =
+            config.volumes.iter().map(|volume| (volume, self.path.join(format!("{}.img", volume.name)))).collect();
+        if fresh {
+            if let Some((volume, path)) = images.iter().find(|(_, path)| path.exists() && !interrupted) {
+                return Err(DiskOpenError::SuperblockMissing { volume: volume.name.clone(), path: path.clone() });
+            }
+            File::create(&marker).and_then(|file| file.sync_all()).map_err(system("create", &marker))?;
+        }
+        let mut opened = Vec::new();
+        for (volume, path) in images {
+            let file = match File::options().read(true).write(true).create(fresh).truncate(fresh).open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(DiskOpenError::ImageMissing { volume: volume.name.clone(), path });
+                }
+                Err(error) => return Err(system("open", &path)(error)),
+            };
+            if fresh {
+                file.set_len(volume.size).and_then(|()| file.sync_all()).map_err(system("create", &path))?;
+            }
+            let found = file.metadata().map_err(system("read", &path))?.len();
+            if found != volume.size {
+                let expected = ByteSize::new(volume.size);
+                return Err(DiskOpenError::Size { volume: volume.name.clone(), path, found, expected });
+            }
+            opened.push(Image { file, path });
+        }
+        File::open(&self.path).and_then(|file| file.sync_all()).map_err(system("sync", &self.path))?;
+        let superblock = SuperblockFile::new(superblock_path, file);
+        if let Some((stored, repair)) = &stored {
+            superblock.repair(stored, *repair).map_err(|error| system("repair", superblock.path())(error.into()))?;
+            self.settle()?;
+        }
+        let shared = Shared { images: opened, superblock, fault: AtomicI32::new(0), broken: AtomicBool::new(false) };
+        Ok((shared, stored.map(|(stored, _)| stored)))
+    }
+
+    /// Call when a superblock is durable: from now on the images count.
+    pub(crate) fn settle(&self) -> Result<(), DiskOpenError> {
+        let marker = self.path.join("creating");
+        match fs::remove_file(&marker) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(system("remove", &marker)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn read_superblock(
+        &self,
+        path: &Path,
+        config: &ReplicaConfig,
+    ) -> Result<(Option<File>, Option<(Superblock, [bool; superblock::COPIES])>), DiskOpenError> {
+        let file = match File::options().read(true).write(true).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((None, None)),
+            Err(error) => return Err(system("open", path)(error)),
+        };
+        let copies = SuperblockFile::read(&file).map_err(system("read", path))?;
+        let unusable = |cause| DiskOpenError::Superblock { path: path.to_path_buf(), cause };
+        match superblock::select(&copies).map_err(unusable)? {
+            // An empty file is as good as none: the first store replaces it.
+            Selected::Fresh => Ok((None, None)),
+            Selected::Found { superblock, repair } => {
+                superblock::check(&superblock, config).map_err(unusable)?;
+                Ok((Some(file), Some((superblock, repair))))
+            }
+        }
+    }
+}
+
+fn system(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskOpenError {
+    let path = path.to_path_buf();
+    move |cause| DiskOpenError::System { action, path, cause }
+}

@@ -1,0 +1,69 @@
+//! What the process asks of the kernel for itself.
+
+use rustix::{
+    mm::{MlockAllFlags, mlockall},
+    process::{Resource, getrlimit},
+};
+use std::{
+    io,
+    os::fd::{FromRawFd, OwnedFd},
+};
+
+/// `PR_SET_IO_FLUSHER` of prctl(2), which libc does not name everywhere.
+const PR_SET_IO_FLUSHER: libc::c_int = 57;
+
+/// Keeps the process out of the ways of memory reclaim: our own device may be what reclaim waits for.
+///
+/// Call it before any thread is started, which inherits the flag. What is not permitted is only logged: it matters for
+/// block devices under memory pressure, not for correctness.
+pub(super) fn resist_reclaim() {
+    // SAFETY: this prctl takes numbers only.
+    if unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) } != 0 {
+        let error = io::Error::last_os_error();
+        tracing::info!(%error, "PR_SET_IO_FLUSHER is not permitted: under memory pressure this volume may stall");
+    }
+    // With a limit, MCL_FUTURE would turn a later allocation into a crash.
+    if getrlimit(Resource::Memlock).current.is_some() && !may_lock() {
+        tracing::info!("memory is not locked: the limit on locked memory is too low and CAP_IPC_LOCK is missing");
+    } else if let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT) {
+        tracing::info!(%error, "memory is not locked");
+    }
+}
+
+/// Whether the limit on locked memory does not bind: CAP_IPC_LOCK (14) in the first user namespace (capabilities(7)).
+fn may_lock() -> bool {
+    let first_namespace = std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+    let capable = std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|set| set & (1 << 14) != 0)
+    });
+    first_namespace && capable
+}
+
+/// SIGTERM and SIGINT as a descriptor; call it before any thread is started, which inherits the mask.
+pub(super) fn termination() -> io::Result<OwnedFd> {
+    // SAFETY: the set is initialised by sigemptyset before it is used, and lives on this stack.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::sigaddset(&mut set, libc::SIGINT);
+        let error = libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        match libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
+/// 64 random bits of the kernel's.
+pub(super) fn random() -> io::Result<u64> {
+    use std::io::Read;
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
