@@ -19,7 +19,7 @@ pub use code::Code;
 pub use diagnostic::{Diagnostic, Label, Severity};
 pub use model::*;
 pub use proportion::Proportion;
-pub use render::{Style, render, to_json};
+pub use render::{Style, render, render_in, to_json};
 pub use schema::schema;
 pub use template::{Placeholder, Template, TemplateError};
 

@@ -18,9 +18,15 @@ pub enum Style {
 const COLUMNS_MAX: usize = 110;
 
 /// Prints diagnostics one after the other, in their order, with the source lines they point at. Ends with a line that
-/// counts them. The same input always gives the same text.
+/// counts them; empty where there are none. The same input always gives the same text, in [`Style::Plain`].
 #[must_use]
-pub fn render(diagnostics: &[Diagnostic], files: &[SourceFile], style: Style) -> String {
+pub fn render(files: &[SourceFile], diagnostics: &[Diagnostic]) -> String {
+    render_in(files, diagnostics, Style::Plain)
+}
+
+/// [`render`] in another style.
+#[must_use]
+pub fn render_in(files: &[SourceFile], diagnostics: &[Diagnostic], style: Style) -> String {
     let mut out = String::new();
     for diagnostic in diagnostics {
         one(&mut out, diagnostic, files, style);
@@ -177,7 +183,7 @@ struct JsonLabel<'d> {
 /// Diagnostics as JSON: a list of `{severity, code, message, labels: [{file, line, column, start, end, text}], help}`.
 /// Lines and columns count from 1, columns in characters; `start` and `end` are bytes of the file.
 #[must_use]
-pub fn to_json(diagnostics: &[Diagnostic], files: &[SourceFile]) -> serde_json::Value {
+pub fn to_json(files: &[SourceFile], diagnostics: &[Diagnostic]) -> serde_json::Value {
     let label = |label: &'_ crate::Label| {
         let file = files.get(label.file)?;
         let (line, column) = line_column(&file.text, label.span.start);
@@ -212,7 +218,7 @@ mod tests {
         let files = [SourceFile { name: "p.toml".into(), text: text.into() }];
         let mut diagnostic = Diagnostic::error(Code::BadValue, "no");
         diagnostic.labels.push(Label { file: 0, span, text: "here".into() });
-        render(&[diagnostic], &files, Style::Plain)
+        render(&files, &[diagnostic])
     }
 
     #[test]

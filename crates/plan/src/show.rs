@@ -57,6 +57,13 @@ impl Plan {
     }
 }
 
+impl Serialize for Plan {
+    /// As [`Plan::to_json`].
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.to_json().serialize(serializer)
+    }
+}
+
 fn json(value: &impl Serialize) -> Json {
     serde_json::to_value(value).expect("the parts of a plan have texts as keys, and no number that JSON cannot hold")
 }

@@ -21,3 +21,25 @@ fn duo() {
     let candidates: Vec<String> = plan.candidates(service).iter().map(ToString::to_string).collect();
     assert_eq!(candidates, ["r1", "h1"]);
 }
+
+#[test]
+fn postgres() {
+    let plan = check("postgres");
+    let service = plan.services.values().next().expect("postgres has a service");
+    let mount = service.mounts.first().expect("its volume is mounted");
+    assert_eq!((mount.path.as_str(), mount.filesystem.as_str()), ("/srv/pg", "ext4"));
+}
+
+/// What `plan show` prints is the same plan, and says every default.
+#[test]
+fn a_shown_plan_reads_as_itself() {
+    for name in ["duo", "postgres"] {
+        let plan = check(name);
+        let shown = plan.show();
+        assert!(shown.contains("lease = \"3 s\"") && shown.contains("ack = \"memory\""), "{shown}");
+        let files = [SourceFile { name: "shown".into(), text: shown }];
+        let (again, _) = parse(&files).unwrap_or_else(|wrong| panic!("{}", tandem_plan::render(&files, &wrong)));
+        assert_eq!(again, plan);
+        assert_eq!(plan.to_json()["service"]["ledger"]["rto"], again.to_json()["service"]["ledger"]["rto"]);
+    }
+}
