@@ -6,13 +6,20 @@
 extern crate alloc;
 
 mod config;
+mod disk;
 mod input;
+mod intervals;
 mod message;
 mod mutations;
 mod output;
+mod peers;
+mod primary;
+mod register;
 mod replica;
+mod secondary;
 mod status;
 pub mod superblock;
+mod unsettled;
 pub mod wire;
 
 pub use config::{Ack, ReplicaConfig, VolumeSpec};

@@ -1,7 +1,9 @@
 //! What a replica says of itself.
 
-use alloc::{collections::BTreeSet, string::String, vec::Vec};
-use tandem_base::{Epoch, NodeName, OpenId};
+use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
+use tandem_base::{Change, Epoch, Instant, NodeName, OpenId};
+
+use crate::{Replica, disk::Job};
 
 /// What a replica is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,4 +107,63 @@ pub struct ReplicaStatus {
     pub waiting: usize,
     /// Numbers since the start.
     pub counters: Counters,
+}
+
+impl Replica {
+    /// What this replica says of itself at `now`.
+    #[must_use]
+    pub fn status(&self, now: Instant) -> ReplicaStatus {
+        let applied = self.register.applied();
+        let lease_over = self.primary.is_some() && self.frozen().is_none() && now >= self.lease_until;
+        let peers = self.peers.iter().map(|peer| PeerStatus {
+            node: peer.node.clone(),
+            connected: peer.open().is_some(),
+            open: peer.open(),
+            in_sync: peer.open().is_some_and(|open| applied.is_member(&peer.node, open)),
+            failed: peer.failed.as_ref().map(|(_, why)| why.clone()),
+            resync: peer.resync.as_ref().map(|resync| resync.progress()),
+        });
+        ReplicaStatus {
+            role: self.role(),
+            open: self.open,
+            epoch: applied.epoch,
+            promised: self.promised,
+            primary: applied.primary.as_ref().map(|primary| primary.node.clone()),
+            promotion: self.primary.as_ref().map(|primary| primary.promotion),
+            in_sync: applied.in_sync.keys().cloned().collect(),
+            member: applied.is_member(&self.config.node, self.open),
+            peers: peers.collect(),
+            frozen: if lease_over { Some("the lease is over".into()) } else { self.frozen() },
+            disk_failed: self.failed.clone().or_else(|| self.primary.as_ref().and_then(|p| p.sync_failed.clone())),
+            proposed: self.register.possible().last().map(|proposal| match &proposal.change {
+                Change::Promote => "become primary".into(),
+                Change::Shrink(nodes) => {
+                    format!("shut out {}", nodes.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", "))
+                }
+                Change::Grow { node, .. } => format!("take {node} in"),
+                Change::Release => "release".into(),
+            }),
+            waiting: self.waiting(),
+            counters: self.counters,
+        }
+    }
+
+    fn role(&self) -> Role {
+        match &self.primary {
+            _ if !self.opened => Role::Starting,
+            Some(primary) if primary.releasing => Role::Releasing,
+            Some(primary) if primary.takeover.is_some() => Role::TakingOver,
+            Some(_) => Role::Primary,
+            None if self.undecided(|change| *change == Change::Promote) => Role::Promoting,
+            None => Role::Secondary,
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        let Some(primary) = &self.primary else { return 0 };
+        let writes = primary.entries.iter().filter(|entry| entry.request.is_some()).count();
+        let reads = self.disk.jobs().filter(|job| matches!(job, Job::Read { .. })).count();
+        let flushes = primary.flushes.values().filter(|flush| flush.purpose.request().is_some()).count();
+        writes + reads + flushes + primary.parked.len() + primary.ready.len()
+    }
 }
