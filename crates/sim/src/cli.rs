@@ -1,0 +1,192 @@
+//! `cargo xtask sim`.
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use crate::{Failure, Mutation, Options, Summary, run};
+
+const USAGE: &str =
+    "usage: cargo xtask sim [--seeds N] [--from S] [--mutation NAME|all] [--replicas 2|3] [--threads N] [--trace]
+
+  --seeds N        how many histories (default 1000)
+  --from S         the first seed (default 0)
+  --mutation NAME  break one rule of the cores and look for the seed that notices; `all`: each in turn; `list`: names
+  --replicas N     2 or 3; without it the seed decides
+  --threads N      default: one for each processor
+  --trace          print every event of a failed history, or of a single one";
+
+/// Seeds in which a mutation must be noticed.
+pub(crate) const MUTATION_SEEDS: u64 = 2_000;
+
+struct Arguments {
+    seeds: Option<u64>,
+    from: u64,
+    mutation: Option<String>,
+    replicas: Option<usize>,
+    threads: usize,
+    trace: bool,
+}
+
+fn parse(arguments: &[String]) -> Result<Arguments, String> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut parsed = Arguments { seeds: None, from: 0, mutation: None, replicas: None, threads, trace: false };
+    let mut rest = arguments.iter().cloned();
+    while let Some(argument) = rest.next() {
+        let mut value = || rest.next().ok_or_else(|| format!("{argument} wants a value\n\n{USAGE}"));
+        let number = |text: String| {
+            text.replace('_', "").parse::<u64>().map_err(|error| format!("`{text}` is no number: {error}\n\n{USAGE}"))
+        };
+        match argument.as_str() {
+            "--seeds" => parsed.seeds = Some(number(value()?)?),
+            "--from" => parsed.from = number(value()?)?,
+            "--mutation" => parsed.mutation = Some(value()?),
+            "--threads" => parsed.threads = (number(value()?)? as usize).max(1),
+            "--replicas" => match number(value()?)? {
+                replicas @ 2..=3 => parsed.replicas = Some(replicas as usize),
+                other => return Err(format!("--replicas is 2 or 3, not {other}\n\n{USAGE}")),
+            },
+            "--trace" => parsed.trace = true,
+            "--help" | "-h" => return Err(USAGE.to_owned()),
+            other => return Err(format!("`{other}` is not known here\n\n{USAGE}")),
+        }
+    }
+    Ok(parsed)
+}
+
+/// Plays histories as the arguments say, prints what was found, and returns the exit code: 0 when everything held, 1
+/// when something did not, 2 for arguments that make no sense.
+pub fn cli(arguments: &[String]) -> ExitCode {
+    ExitCode::from(judge(arguments))
+}
+
+fn judge(arguments: &[String]) -> u8 {
+    let arguments = match parse(arguments) {
+        Ok(arguments) => arguments,
+        Err(message) => {
+            eprintln!("{message}");
+            return 2;
+        }
+    };
+    let options = Options { replicas: arguments.replicas, ..Options::default() };
+    match arguments.mutation.as_deref() {
+        None => plain(&arguments, &options),
+        Some("list") => {
+            Mutation::all().iter().for_each(|mutation| println!("{}", mutation.name));
+            0
+        }
+        Some("all") => mutations(&arguments, &options, &Mutation::all()),
+        Some(name) => match Mutation::named(name) {
+            Some(mutation) if arguments.trace => plain(&arguments, &Options { mutation: Some(mutation), ..options }),
+            Some(mutation) => mutations(&arguments, &options, &[mutation]),
+            None => {
+                eprintln!("there is no mutation `{name}`; `--mutation list` shows them");
+                2
+            }
+        },
+    }
+}
+
+/// Every seed must hold.
+fn plain(arguments: &Arguments, options: &Options) -> u8 {
+    let seeds = arguments.seeds.unwrap_or(1_000);
+    let begun = Instant::now();
+    let (failures, total) = play(arguments.from, seeds, arguments.threads, options, 1);
+    for failure in &failures {
+        if arguments.trace {
+            let again = run(failure.seed, &Options { trace: true, ..options.clone() });
+            if let Err(again) = again {
+                again.history.iter().for_each(|line| println!("{line}"));
+            }
+        }
+        eprintln!("{failure}");
+    }
+    if failures.is_empty() && arguments.trace && seeds == 1 {
+        eprintln!("nothing was violated: the trace of a good history is not kept");
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    println!(
+        "sim: {} histories, {} violations, in {seconds:.1} s; {} events, {} writes acknowledged, {} promotions, {} faults, {} total losses, {} h of simulated time",
+        total.0,
+        failures.len(),
+        total.1.events,
+        total.1.writes,
+        total.1.promotions,
+        total.1.faults,
+        total.1.losses,
+        total.1.elapsed_ms / 3_600_000,
+    );
+    u8::from(!failures.is_empty())
+}
+
+/// Each mutation must be noticed by some seed.
+fn mutations(arguments: &Arguments, options: &Options, which: &[Mutation]) -> u8 {
+    let seeds = arguments.seeds.unwrap_or(MUTATION_SEEDS);
+    let mut missed = 0;
+    for mutation in which {
+        let options = Options { mutation: Some(*mutation), ..options.clone() };
+        let (failures, (played, _)) = play(arguments.from, seeds, arguments.threads, &options, 1);
+        match failures.first() {
+            Some(failure) => {
+                let seed = failure.seed;
+                println!(
+                    "{:<40} caught after {played} seeds, by seed {seed}: {}",
+                    mutation.name, failure.violation.invariant
+                );
+            }
+            None => {
+                missed += 1;
+                println!("{:<40} NOT caught in {played} seeds", mutation.name);
+            }
+        }
+    }
+    u8::from(missed > 0)
+}
+
+/// Plays `seeds` histories from `from` on, until `enough` failed: the failures by seed, and what was played.
+pub(crate) fn play(
+    from: u64,
+    seeds: u64,
+    threads: usize,
+    options: &Options,
+    enough: usize,
+) -> (Vec<Failure>, (u64, Summary)) {
+    let next = AtomicU64::new(from);
+    let failures: Mutex<Vec<Failure>> = Mutex::new(Vec::new());
+    let total: Mutex<(u64, Summary)> = Mutex::new((0, Summary::default()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= from.saturating_add(seeds) {
+                        break;
+                    }
+                    match run(seed, options) {
+                        Ok(summary) => {
+                            let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+                            total.0 += 1;
+                            total.1.add(&summary);
+                        }
+                        Err(failure) => {
+                            total.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+                            let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+                            failures.push(failure);
+                            if failures.len() >= enough {
+                                next.store(u64::MAX - 1_000_000, Ordering::Relaxed);
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let mut failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failures.sort_by_key(|failure| failure.seed);
+    (failures, total.into_inner().unwrap_or_else(PoisonError::into_inner))
+}

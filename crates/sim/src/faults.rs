@@ -1,0 +1,495 @@
+//! What goes wrong. Every seed draws its own mix: some runs see everything, some nearly nothing, a few nothing at all.
+//!
+//! Injected: power lost (one node, several, all), processes killed, everything on a node stopped and resumed, links cut
+//! one way or both ways, lossy, slow and doubling links, connections reset, disk errors on write, sync and read, a full
+//! disk, slow disks, a superblock copy gone bad, another disk put in place of the right one, clocks that change their
+//! drift within the bound, people who move services, put nodes into maintenance and pause the cluster.
+//!
+//! Not injected, because nothing could survive it: a disk that rots in silence, errors on the last in-sync disk, a lost
+//! consensus store, two bad copies of one superblock, a clock outside the bound.
+
+use tandem_base::Rng;
+use tandem_cluster::Command;
+
+use crate::{
+    disk::Disk,
+    invariants::Violation,
+    node::DiskFault,
+    queue::{MS, Time},
+    world::{Event, Phase, World, note},
+};
+
+/// A fault that has an end of its own.
+#[derive(Debug, Clone)]
+pub(crate) enum Fault {
+    Paused {
+        node: usize,
+        until: Time,
+    },
+    Cut {
+        links: Vec<(usize, usize)>,
+    },
+    Weather,
+    Disk {
+        node: usize,
+    },
+    /// Somebody looks after a failed disk and starts the volume server again.
+    DiskRepair {
+        node: usize,
+        run: u64,
+    },
+    Maintenance {
+        node: usize,
+    },
+    ClusterPaused,
+    /// All faults are over.
+    Everything,
+}
+
+/// How likely each kind of fault is, against the others, and how often one comes.
+#[derive(Debug, Clone)]
+pub(crate) struct Mix {
+    weights: [u64; KINDS],
+    /// Mean time between two faults.
+    pub interval: Time,
+    /// How long faults come.
+    pub length: Time,
+    /// Longest fault, roughly.
+    pub longest: Time,
+    /// The volumes acknowledge from stable storage.
+    pub durable: bool,
+    /// A superblock copy may be bad at a start.
+    pub rot: bool,
+    /// A disk may be exchanged while its node is off.
+    pub swap: bool,
+}
+
+const KINDS: usize = 16;
+const POWER_ONE: usize = 0;
+const POWER_SOME: usize = 1;
+const KILL_SERVER: usize = 2;
+const KILL_AGENT: usize = 3;
+const PAUSE: usize = 4;
+const CUT_PAIR: usize = 5;
+const CUT_ONE_WAY: usize = 6;
+const ISOLATE: usize = 7;
+const WEATHER: usize = 8;
+const RESET: usize = 9;
+const DISK_ERRORS: usize = 10;
+const DISK_SLOW: usize = 11;
+const DRIFT: usize = 12;
+const MOVE: usize = 13;
+const MAINTENANCE: usize = 14;
+const CLUSTER_PAUSE: usize = 15;
+
+impl Mix {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let mut weights = [0; KINDS];
+        for weight in &mut weights {
+            if rng.chance(1, 3) {
+                *weight = rng.between(1, 10);
+            }
+        }
+        if rng.chance(1, 30) {
+            weights = [0; KINDS];
+        }
+        Self {
+            weights,
+            interval: [300, 1_000, 3_000, 8_000][rng.below(4) as usize] * MS,
+            length: rng.between(8_000, 40_000) * MS,
+            longest: [500, 4_000, 12_000][rng.below(3) as usize] * MS,
+            durable: rng.chance(1, 4),
+            rot: rng.chance(1, 3),
+            swap: rng.chance(1, 6),
+        }
+    }
+
+    fn pick(&self, rng: &mut Rng) -> Option<usize> {
+        let total: u64 = self.weights.iter().sum();
+        if total == 0 {
+            return None;
+        }
+        let mut dice = rng.below(total);
+        self.weights.iter().position(|weight| {
+            let hit = dice < *weight;
+            dice = dice.saturating_sub(*weight);
+            hit
+        })
+    }
+}
+
+impl World {
+    /// The world begins: everything is switched on, faults are on their way.
+    pub(crate) fn begin(&mut self) {
+        note!(self, "seed's world: {} replicas, {:?}", self.replicas, self.volumes);
+        note!(self, "mix {:?}", self.mix);
+        note!(self, "habit {:?}", self.habit);
+        for node in 0..self.nodes.len() {
+            self.power_on_now(node);
+        }
+        self.after(250 * MS, Event::Watch);
+        // Most worlds may found their cluster in peace.
+        let first = if self.rng.chance(1, 5) { 0 } else { self.rng.between(4_000, 8_000) * MS };
+        self.after(first, Event::Fault);
+        self.after(first + self.mix.length, Event::End(Fault::Everything));
+    }
+
+    // --- power and processes ---
+
+    pub(crate) fn power_off(&mut self, n: usize) {
+        if !self.nodes[n].up {
+            return;
+        }
+        note!(self, "--- {} loses power ---", self.nodes[n].name);
+        self.touch(n);
+        let node = &mut self.nodes[n];
+        node.up = false;
+        node.paused = false;
+        node.deferred.clear();
+        node.service = false;
+        node.lease = tandem_base::Instant::ZERO;
+        self.stop_agent(n);
+        self.stop_server(n, true);
+        let node = &mut self.nodes[n];
+        node.attachment = None;
+        if let Some(disk) = &mut node.disk {
+            disk.power_lost(&mut self.rng);
+        }
+    }
+
+    pub(crate) fn power_on(&mut self, n: usize) {
+        if !self.nodes[n].up {
+            self.power_on_now(n);
+        }
+    }
+
+    fn power_on_now(&mut self, n: usize) {
+        note!(self, "{} is switched on", self.nodes[n].name);
+        self.touch(n);
+        let node = &mut self.nodes[n];
+        node.up = true;
+        node.boot = tandem_base::RunId(self.rng.next_u64());
+        let agent = self.rng.between(1, 400) * MS;
+        self.after(agent, Event::StartAgent { node: n });
+        if n < self.replicas {
+            let server = self.rng.between(1, 600) * MS;
+            self.after(server, Event::StartServer { node: n });
+        }
+    }
+
+    /// Something happened to `n`: no set of nodes with it was left in peace.
+    pub(crate) fn touch(&mut self, n: usize) {
+        for (mask, watch) in self.watch.iter_mut().enumerate() {
+            if mask & (1 << n) != 0 {
+                watch.broken();
+            }
+        }
+    }
+
+    // --- faults ---
+
+    fn duration(&mut self) -> Time {
+        let longest = if self.rng.chance(1, 4) { 400 * MS } else { self.mix.longest };
+        self.rng.between(20 * MS, longest)
+    }
+
+    pub(crate) fn fault(&mut self) -> Result<(), Violation> {
+        if self.phase != Phase::Faults {
+            return Ok(());
+        }
+        let next = 1 + self.rng.below(2 * self.mix.interval);
+        self.after(next, Event::Fault);
+        let Some(kind) = self.mix.pick(&mut self.rng) else { return Ok(()) };
+        self.summary.faults += 1;
+        let count = self.nodes.len() as u64;
+        let n = self.rng.below(count) as usize;
+        let replica = self.rng.below(self.replicas as u64) as usize;
+        let duration = self.duration();
+        match kind {
+            POWER_ONE => self.power_cycle(n, duration),
+            POWER_SOME => {
+                let all = self.rng.chance(1, 3);
+                for node in 0..self.nodes.len() {
+                    if all || self.rng.chance(1, 2) {
+                        let longer = self.rng.between(MS, duration);
+                        self.power_cycle(node, longer);
+                    }
+                }
+            }
+            KILL_SERVER => {
+                self.touch(replica);
+                self.stop_server(replica, false);
+                self.agent_settle(replica)?;
+                let delay = self.rng.between(20, 1_000) * MS;
+                self.after(delay, Event::StartServer { node: replica });
+            }
+            KILL_AGENT => {
+                self.touch(n);
+                self.stop_agent(n);
+                let delay = self.rng.between(20, 4_000) * MS;
+                self.after(delay, Event::StartAgent { node: n });
+            }
+            PAUSE => self.pause(n, duration),
+            CUT_PAIR => {
+                let other = (n + 1 + self.rng.below(count - 1) as usize) % count as usize;
+                self.cut(vec![(n, other), (other, n)], duration);
+            }
+            CUT_ONE_WAY => {
+                let other = (n + 1 + self.rng.below(count - 1) as usize) % count as usize;
+                self.cut(vec![(n, other)], duration);
+            }
+            ISOLATE => {
+                let ways = self.rng.below(4);
+                let mut links = Vec::new();
+                for other in (0..self.nodes.len()).filter(|other| *other != n) {
+                    if ways != 1 {
+                        links.push((n, other));
+                    }
+                    if ways != 2 {
+                        links.push((other, n));
+                    }
+                }
+                self.cut(links, duration);
+            }
+            WEATHER => {
+                note!(self, "--- bad weather for {} ms ---", duration / MS);
+                let (loss, twice) = (self.rng.below(300), self.rng.below(300));
+                let slow = if self.rng.chance(1, 3) { self.rng.below(1_500) * MS } else { 0 };
+                for from in 0..self.nodes.len() {
+                    self.touch(from);
+                    for to in (0..self.nodes.len()).filter(|to| *to != from) {
+                        let link = self.network.link_mut(from, to);
+                        (link.loss, link.twice) = (loss, twice);
+                        link.delay_max = link.delay_min + 5 * MS + slow;
+                    }
+                }
+                self.after(duration, Event::End(Fault::Weather));
+            }
+            RESET => {
+                let ids: Vec<u64> = self.connections.keys().copied().collect();
+                if !ids.is_empty() {
+                    let id = ids[self.rng.below(ids.len() as u64) as usize];
+                    note!(self, "--- connection {id} is reset ---");
+                    self.break_connection(id, 50 * MS);
+                }
+            }
+            DISK_ERRORS => self.disk_errors(replica, duration),
+            DISK_SLOW => {
+                self.touch(replica);
+                note!(self, "--- {}'s disk is slow ---", self.nodes[replica].name);
+                self.nodes[replica].disk_fault.slow = [50, 800, 4_000][self.rng.below(3) as usize] * MS;
+                self.after(duration, Event::End(Fault::Disk { node: replica }));
+            }
+            DRIFT => {
+                let bound = self.topology.timings.drift_ppm;
+                let drift = self.rng.between(0, 2 * bound) as i64 - bound as i64;
+                let drift = if self.rng.chance(1, 2) { bound as i64 * drift.signum() } else { drift };
+                let now = self.now;
+                self.nodes[n].clock.set_drift(now, drift);
+            }
+            MOVE => {
+                let (service, to) = (self.service.clone(), self.nodes[replica].name.clone());
+                self.ask_person(n, Command::Move { service, to, by: "a person".into() })?;
+            }
+            MAINTENANCE => {
+                let node = self.nodes[replica].name.clone();
+                self.ask_person(n, Command::SetMaintenance { node, on: true })?;
+                self.after(duration, Event::End(Fault::Maintenance { node: replica }));
+            }
+            CLUSTER_PAUSE => {
+                self.ask_person(n, Command::SetPaused { on: true })?;
+                self.after(duration, Event::End(Fault::ClusterPaused));
+            }
+            _ => unreachable!("a kind has a meaning"),
+        }
+        Ok(())
+    }
+
+    /// A person types a command on `n`.
+    fn ask_person(&mut self, n: usize, command: Command) -> Result<(), Violation> {
+        note!(self, "--- a person on {}: {command:?} ---", self.nodes[n].name);
+        if self.nodes[n].agent.up {
+            self.propose(n, command, 5_000 * MS);
+            self.agent_settle(n)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the agent of `n` act on what it was given outside of an event of its own.
+    fn agent_settle(&mut self, n: usize) -> Result<(), Violation> {
+        if self.nodes[n].agent.up && !self.nodes[n].paused { self.agent_drain(n) } else { Ok(()) }
+    }
+
+    fn power_cycle(&mut self, n: usize, duration: Time) {
+        self.power_off(n);
+        if self.mix.swap && n < self.replicas && self.rng.chance(1, 4) {
+            self.swap_disk(n);
+        }
+        self.after(duration, Event::PowerOn { node: n });
+    }
+
+    /// Another disk is put in: a fresh one. Only while another member holds everything.
+    fn swap_disk(&mut self, n: usize) {
+        let Some(register) = self.register() else { return };
+        let others = (0..self.replicas).any(|other| {
+            let node = &self.nodes[other];
+            other != n && node.server.as_ref().is_some_and(|it| !it.failed && register.is_member(&node.name, it.open))
+        });
+        if !others {
+            return;
+        }
+        note!(self, "--- {} gets another disk ---", self.nodes[n].name);
+        let size = self.volumes.iter().map(|volume| volume.size as usize).sum();
+        self.nodes[n].disk = Some(Disk::new(size));
+    }
+
+    fn pause(&mut self, n: usize, duration: Time) {
+        if !self.nodes[n].up {
+            return;
+        }
+        note!(self, "--- {} is stopped for {} ms ---", self.nodes[n].name, duration / MS);
+        self.touch(n);
+        self.nodes[n].paused = true;
+        let until = self.now + duration;
+        self.after(duration, Event::End(Fault::Paused { node: n, until }));
+    }
+
+    fn resume(&mut self, n: usize) {
+        if !std::mem::replace(&mut self.nodes[n].paused, false) {
+            return;
+        }
+        note!(self, "--- {} goes on ---", self.nodes[n].name);
+        self.touch(n);
+        let now = self.now;
+        for event in std::mem::take(&mut self.nodes[n].deferred) {
+            self.queue.push(now, event);
+        }
+    }
+
+    fn cut(&mut self, links: Vec<(usize, usize)>, duration: Time) {
+        note!(self, "--- cut {links:?} for {} ms ---", duration / MS);
+        for (from, to) in &links {
+            self.touch(*from);
+            self.touch(*to);
+            self.network.link_mut(*from, *to).cut = true;
+        }
+        // What is under way on a connection over a cut link is lost or not; nobody learns of it yet.
+        let ids: Vec<u64> = self.connections.keys().copied().collect();
+        for id in ids {
+            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            for side in 0..2 {
+                let way = (connection.nodes[1 - side], connection.nodes[side]);
+                if links.contains(&way) && self.rng.chance(1, 2) {
+                    connection.pipes[side].break_now(&mut self.rng);
+                }
+            }
+            if connection.pipes.iter().any(Pipe::is_broken) {
+                for side in 0..2 {
+                    let delay = self.rng.between(100, 4_000) * MS;
+                    self.after(delay, Event::PeerDown { connection: id, side });
+                }
+            }
+        }
+        self.after(duration, Event::End(Fault::Cut { links }));
+    }
+
+    fn disk_errors(&mut self, n: usize, duration: Time) {
+        let Some(register) = self.register() else { return };
+        // Errors on the last in-sync disk are nobody's to survive.
+        let others = (0..self.replicas).any(|other| {
+            let node = &self.nodes[other];
+            let sound = node.disk_fault.write_errors + node.disk_fault.sync_errors + node.disk_fault.read_errors == 0;
+            let runs = node.server.as_ref().is_some_and(|it| !it.failed && register.is_member(&node.name, it.open));
+            other != n && sound && runs
+        });
+        if !others {
+            return;
+        }
+        self.touch(n);
+        let share = [30, 300, 1_000][self.rng.below(3) as usize];
+        let slow = self.nodes[n].disk_fault.slow;
+        let mut fault = DiskFault { slow, ..DiskFault::default() };
+        match self.rng.below(4) {
+            0 => fault.write_errors = share,
+            1 => fault.sync_errors = share,
+            2 => fault.read_errors = share,
+            _ => fault.no_space = share,
+        }
+        note!(self, "--- {}'s disk fails for {} ms: {fault:?} ---", self.nodes[n].name, duration / MS);
+        self.nodes[n].disk_fault = fault;
+        self.after(duration, Event::End(Fault::Disk { node: n }));
+    }
+
+    pub(crate) fn fault_ends(&mut self, fault: Fault) -> Result<(), Violation> {
+        if self.phase != Phase::Faults && !matches!(fault, Fault::DiskRepair { .. }) {
+            return Ok(());
+        }
+        match fault {
+            Fault::Paused { node, until } if until <= self.now => self.resume(node),
+            Fault::Paused { .. } => {}
+            Fault::Cut { links } => {
+                for (from, to) in links {
+                    self.touch(from);
+                    self.touch(to);
+                    self.network.link_mut(from, to).cut = false;
+                }
+            }
+            Fault::Weather => {
+                for from in 0..self.nodes.len() {
+                    self.touch(from);
+                    for to in (0..self.nodes.len()).filter(|to| *to != from) {
+                        let link = self.network.link_mut(from, to);
+                        (link.loss, link.twice, link.delay_max) = (0, 0, link.delay_min + 5 * MS);
+                    }
+                }
+            }
+            Fault::Disk { node } => {
+                self.touch(node);
+                self.nodes[node].disk_fault = DiskFault::default();
+            }
+            Fault::DiskRepair { node, run } => {
+                if self.nodes[node].server.as_ref().is_some_and(|server| server.run == run) {
+                    self.touch(node);
+                    self.nodes[node].disk_fault = DiskFault::default();
+                    self.stop_server(node, false);
+                    self.agent_settle(node)?;
+                    let delay = self.rng.between(20, 1_000) * MS;
+                    self.after(delay, Event::StartServer { node });
+                }
+            }
+            Fault::Maintenance { node } => {
+                let (by, node) = (self.rng.below(self.nodes.len() as u64) as usize, self.nodes[node].name.clone());
+                self.ask_person(by, Command::SetMaintenance { node, on: false })?;
+            }
+            Fault::ClusterPaused => {
+                let by = self.rng.below(self.nodes.len() as u64) as usize;
+                self.ask_person(by, Command::SetPaused { on: false })?;
+            }
+            Fault::Everything => self.heal()?,
+        }
+        Ok(())
+    }
+
+    /// All faults are over: from here on the system must become whole by itself.
+    fn heal(&mut self) -> Result<(), Violation> {
+        note!(self, "--- everything is repaired ---");
+        self.phase = Phase::Healed;
+        self.phase_since = self.now;
+        self.network.heal();
+        for n in 0..self.nodes.len() {
+            self.touch(n);
+            self.nodes[n].disk_fault = DiskFault::default();
+            self.resume(n);
+            self.power_on(n);
+            let delay = self.rng.between(1, 200) * MS;
+            self.after(delay, Event::StartAgent { node: n });
+            if n < self.replicas {
+                let delay = self.rng.between(1, 200) * MS;
+                self.after(delay, Event::StartServer { node: n });
+            }
+        }
+        Ok(())
+    }
+}
+
+use crate::network::Pipe;

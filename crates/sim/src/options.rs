@@ -1,0 +1,52 @@
+//! What a run is told besides its seed.
+
+use tandem_cluster::mutations::Mutation as ClusterMutation;
+use tandem_volume::Mutations as VolumeMutations;
+
+/// A rule of a core, broken on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mutation {
+    /// Its name on a command line.
+    pub name: &'static str,
+    pub(crate) volume: VolumeMutations,
+    pub(crate) cluster: Option<ClusterMutation>,
+}
+
+impl Mutation {
+    /// All of them, of both cores.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let volume = VolumeMutations::each().into_iter().map(|(name, volume)| Self { name, volume, cluster: None });
+        let cluster = ClusterMutation::ALL.into_iter().map(|mutation| Self {
+            name: mutation.name(),
+            volume: VolumeMutations::default(),
+            cluster: Some(mutation),
+        });
+        volume.chain(cluster).collect()
+    }
+
+    /// The one of this name; `-` and `_` are the same.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().into_iter().find(|mutation| mutation.name.replace('_', "-") == name.replace('_', "-"))
+    }
+}
+
+/// What a run is told besides its seed.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The rule to break. One process plays one mutation of the cluster core at a time.
+    pub mutation: Option<Mutation>,
+    /// Replicas: 2 or 3; `None`: the seed decides.
+    pub replicas: Option<usize>,
+    /// Most events in one history; a world that needs more does not come to rest.
+    pub events_max: u64,
+    /// Keep the history of events.
+    pub trace: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { mutation: None, replicas: None, events_max: 400_000, trace: false }
+    }
+}
