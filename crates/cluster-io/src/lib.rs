@@ -13,19 +13,31 @@
 //! - [`ControlPlane::hold_lease`]: opens a session for this run and renews it.
 
 pub mod alpn;
+mod asks;
 pub mod clock;
 mod config;
 mod control;
 mod error;
 mod found;
+mod holder;
 pub mod identity;
 pub mod join;
+mod link;
+mod links;
+mod members;
+mod network;
+mod raft;
+mod serve;
+mod sessions;
+mod store;
 mod token;
+mod wire;
 
 pub use config::{Config, Paths};
 pub use control::{Applied, Committed, ControlPlane, Lease};
 pub use error::{ConfirmError, FoundError, OpenError, ProposeError};
 pub use found::{Founded, Founding, found};
+pub use store::StoreError;
 pub use token::{JoinToken, TokenError};
 
 /// ALPN of connections between agents; both sides show certificates of the cluster.

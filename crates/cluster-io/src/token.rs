@@ -78,7 +78,10 @@ impl fmt::Display for JoinToken {
 
 impl fmt::Debug for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinToken").field("cluster", &self.cluster).field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("JoinToken")
+            .field("cluster", &self.cluster)
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
     }
 }
 
@@ -120,7 +123,10 @@ mod tests {
         assert_eq!(format!(" {text}\n").parse(), Ok(token.clone()), "pasted with its line end");
         assert!(!format!("{token:?}").contains("0909"), "the secret is not printed by mistake");
         assert_eq!("".parse::<JoinToken>(), Err(TokenError::Shape));
-        assert_eq!("tandem1.12".parse::<JoinToken>(), Err(TokenError::Part { part: "cluster id", expected: "32 hex digits" }));
+        assert_eq!(
+            "tandem1.12".parse::<JoinToken>(),
+            Err(TokenError::Part { part: "cluster id", expected: "32 hex digits" })
+        );
         for cut in [1, 20, 60] {
             assert!(text[..text.len() - cut].parse::<JoinToken>().is_err() || cut < 14, "cut by {cut}");
         }
