@@ -2,11 +2,12 @@
 
 use std::{io, path::Path, time::Duration};
 
-use crate::{LabError, directory::Directory, error::Doing};
+use crate::{LabError, cgroup, directory::Directory, error::Doing};
 
 /// Removes everything that an earlier lab left in its directory; the lock stays.
 pub(crate) fn clear(directory: &Directory) -> Result<(), LabError> {
-    for name in ["n", "ctl", "lab.json", "plan", "log"] {
+    cgroup::remove(directory);
+    for name in ["n", "ctl", "lab.json", "plan", "log", "cgroup"] {
         remove_path(&directory.path().join(name))?;
     }
     Ok(())
@@ -14,6 +15,7 @@ pub(crate) fn clear(directory: &Directory) -> Result<(), LabError> {
 
 /// Removes the whole directory.
 pub(crate) fn remove(directory: &Directory) -> Result<(), LabError> {
+    cgroup::remove(directory);
     remove_path(directory.path())
 }
 

@@ -12,7 +12,7 @@ use rustix::{
     thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
 };
 
-use crate::{Lab, LabError, directory::Directory, error::Doing, root};
+use crate::{Lab, LabError, cgroup, directory::Directory, error::Doing, root};
 
 /// Joins the namespaces of `host` of the lab in `path`, runs `program` there and ends as it does.
 ///
@@ -38,7 +38,7 @@ pub(crate) fn run(path: &Path, host: &OsStr, program: &[OsString]) -> Result<Exi
     if user("self")? != user(&pid.as_raw_nonzero().to_string())? {
         spaces |= ThreadNameSpaceType::USER;
     }
-    join_cgroup(pid);
+    cgroup::follow(pid);
     move_into_thread_name_spaces(std::os::fd::AsFd::as_fd(&first), spaces).doing(format!("enter `{host}`"))?;
 
     let path = std::env::var("PATH").unwrap_or_default();
@@ -58,16 +58,4 @@ pub(crate) fn run(path: &Path, host: &OsStr, program: &[OsString]) -> Result<Exi
     let ended = child.wait().doing(format!("wait for {}", name.display()))?;
     let code = ended.code().unwrap_or_else(|| 128 + ended.signal().unwrap_or(0));
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
-}
-
-/// Moves this process to the cgroup of the host's first process, so that whatever freezes or counts it counts this too.
-fn join_cgroup(first: Pid) {
-    let Some(own) = std::fs::read_to_string(format!("/proc/{}/cgroup", first.as_raw_nonzero())).ok() else { return };
-    let (Some(group), Some(root)) =
-        (own.lines().find_map(|line| line.strip_prefix("0::/")), crate::node::cgroup_mount())
-    else {
-        return;
-    };
-    // Without the right to do so the program runs where the caller is.
-    let _ = std::fs::write(root.join(group).join("cgroup.procs"), "0");
 }

@@ -316,11 +316,11 @@ impl Lab {
         let mut stream = UnixStream::connect(self.directory.socket()).map_err(|_| absent())?;
         let mut line = serde_json::to_vec(request).expect("the type has only text keys");
         line.push(b'\n');
-        stream.write_all(&line).doing("ask the lab's process")?;
         let mut answer = String::new();
-        BufReader::new(stream).read_line(&mut answer).doing("hear the lab's process")?;
+        // Whatever fails here: it ended while it was asked.
+        stream.write_all(&line).map_err(|_| absent())?;
+        BufReader::new(stream).read_line(&mut answer).map_err(|_| absent())?;
         if answer.is_empty() {
-            // It ended while it was asked.
             return Err(absent());
         }
         serde_json::from_str(&answer).map_err(std::io::Error::other).doing("understand the lab's process")

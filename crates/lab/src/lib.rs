@@ -8,6 +8,7 @@
 //! [`Lab::open`], any of the verbs, [`Lab::down`]. [`rehearsal::rehearse`] does all of it by itself.
 
 mod boot;
+mod cgroup;
 mod cleanup;
 mod control;
 mod directory;

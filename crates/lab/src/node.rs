@@ -1,13 +1,12 @@
 //! The first process of every host: its `init`.
 
 use std::{
-    fs::File,
     io::{BufRead, BufReader, Write},
     os::{
         fd::{FromRawFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt},
     },
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::{Arc, Condvar, Mutex, PoisonError},
     time::Duration,
@@ -16,7 +15,7 @@ use std::{
 use rustix::process::{Pid, Signal, WaitOptions, set_parent_process_death_signal, wait};
 use serde::{Deserialize, Serialize};
 
-use crate::{LabError, directory::Directory, error::Doing, namespace::CONTROL_FD, root};
+use crate::{LabError, cgroup, directory::Directory, error::Doing, namespace::CONTROL_FD, root};
 
 /// Told to a host's first process, one JSON value per line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,7 +44,7 @@ pub(crate) fn run(path: &Path, name: &str) -> Result<(), LabError> {
     rustix::io::fcntl_setfd(&control, rustix::io::FdFlags::CLOEXEC).doing("keep the control socket to itself")?;
     let directory = Directory::at(path);
     let spec = directory.read_spec()?;
-    enter_cgroup(&spec.name, name);
+    cgroup::enter(&directory, name);
     rustix::system::sethostname(name.as_bytes()).doing("set the host's name")?;
     root::build(&directory.host(name), &spec.binary)?;
     become_env();
@@ -123,55 +122,6 @@ fn reap(shared: &Shared) {
                 }
             });
         }
-    }
-}
-
-/// Moves this process into a cgroup of its own, which the host then sees as its root; where cgroups are not this user's
-/// to make, the host has none.
-fn enter_cgroup(lab: &str, host: &str) {
-    let made = (|| {
-        let group = own_cgroup()?.join(format!("tandem-lab-{lab}")).join(host);
-        std::fs::create_dir_all(&group).ok()?;
-        File::options().write(true).open(group.join("cgroup.procs")).ok()?.write_all(b"0").ok()
-    })();
-    if made.is_none() {
-        eprintln!("lab: no cgroup of its own for this host");
-    }
-    // SAFETY: only the view of cgroups changes.
-    if let Err(cause) = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWCGROUP) } {
-        eprintln!("lab: no cgroup namespace: {cause}");
-    }
-}
-
-/// Where this machine has its version 2 hierarchy of cgroups.
-pub(crate) fn cgroup_mount() -> Option<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (path, kind) = (fields.next()?, fields.next()?);
-        (kind == "cgroup2").then(|| PathBuf::from(path))
-    })
-}
-
-/// The group of this process.
-fn own_cgroup() -> Option<PathBuf> {
-    let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    Some(cgroup_mount()?.join(own.lines().find_map(|line| line.strip_prefix("0::/"))?))
-}
-
-/// Removes a host's cgroup with everything below, or without a host the lab's; for the supervisor, once they are empty.
-pub(crate) fn remove_cgroup(lab: &str, host: Option<&str>) {
-    fn remove(path: &Path) {
-        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                remove(&entry.path());
-            }
-        }
-        let _ = std::fs::remove_dir(path);
-    }
-    if let Some(own) = own_cgroup() {
-        let group = own.join(format!("tandem-lab-{lab}"));
-        remove(&host.map_or_else(|| group.clone(), |host| group.join(host)));
     }
 }
 

@@ -21,8 +21,9 @@ pub(crate) const BINARY: &str = "/.tandem/bin/tandem";
 /// The directory of [`BINARY`].
 pub(crate) const BINARY_DIRECTORY: &str = "/.tandem/bin";
 
-/// Directories whose entries are taken over one by one, because one of them is the host's own.
-const TAKEN_APART: [&str; 3] = ["/var", "/var/lib", "/etc"];
+/// Directories whose entries are taken over one by one, because one of them is the host's own; and those in which mount
+/// points are usually made, so that none is made on this machine.
+const TAKEN_APART: [&str; 7] = ["/var", "/var/lib", "/etc", "/srv", "/mnt", "/media", "/opt"];
 
 /// Replaces the root of this mount namespace.
 ///

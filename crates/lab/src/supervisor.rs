@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    HostState, HostStatus, LabError, Status, Topology, boot,
+    HostState, HostStatus, LabError, Status, Topology, boot, cgroup,
     control::{Answer, Request},
     directory::{Directory, Spec},
     error::Doing,
@@ -97,6 +97,7 @@ fn build_and_serve(path: &Path) -> Result<(), LabError> {
     if !rustix::process::geteuid().is_root() {
         namespace::become_root_of_own()?;
     }
+    cgroup::create(&directory, &spec.name);
     let (events, inbox) = channel();
     listen(&directory, events.clone())?;
     if spec.tied {
@@ -243,10 +244,7 @@ impl Supervisor {
                 tracing::warn!(%error, "a host did not end");
             }
         }
-        for host in &self.spec.topology.hosts {
-            crate::node::remove_cgroup(&self.spec.name, Some(&host.name));
-        }
-        crate::node::remove_cgroup(&self.spec.name, None);
+        cgroup::remove(&self.directory);
     }
 
     fn kill(&mut self, host: usize) -> Result<(), LabError> {
