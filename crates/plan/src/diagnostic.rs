@@ -27,7 +27,7 @@ pub struct Diagnostic {
     pub message: String,
     /// Where; the first is the place to change, the others show what it clashes with. Empty when no file has it.
     pub labels: Vec<Label>,
-    /// What to write instead.
+    /// What to write instead; may have several lines.
     pub help: Option<String>,
 }
 

@@ -13,9 +13,9 @@ pub(crate) fn nearest<'k>(given: &str, known: impl IntoIterator<Item = &'k str>)
     (prefix || edits <= (name.chars().count() / 3).max(1)).then_some(name)
 }
 
-/// `a`, `b` and `c`: at most a dozen, then how many more.
+/// `a`, `b` and `c`: at most 16, then how many more.
 pub(crate) fn among<'k>(known: impl IntoIterator<Item = &'k str>) -> String {
-    const SHOWN: usize = 12;
+    const SHOWN: usize = 16;
     let names: Vec<String> = known.into_iter().map(|name| format!("`{name}`")).collect();
     if names.len() > SHOWN {
         return format!("{} and {} more", names[..SHOWN].join(", "), names.len() - SHOWN);

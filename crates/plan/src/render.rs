@@ -77,7 +77,14 @@ fn one(out: &mut String, diagnostic: &Diagnostic, files: &[SourceFile], style: S
     }
     if let Some(help) = &diagnostic.help {
         let sign = ink.paint("34", "=");
-        line(out, &format!("{:gutter$} {sign} {}: {}", "", ink.paint("1;36", "help"), printable(help)));
+        let word = ink.paint("1;36", "help");
+        for (index, text) in help.split('\n').enumerate() {
+            let text = printable(text);
+            match index {
+                0 => line(out, &format!("{:gutter$} {sign} {word}: {text}", "")),
+                _ => line(out, &format!("{:gutter$}         {text}", "")),
+            }
+        }
     }
 }
 

@@ -4,8 +4,10 @@ use super::{Checker, power::darkened};
 use crate::Code;
 
 impl Checker<'_> {
-    pub(super) fn witness_apart(&mut self) {
+    /// Whether every witness stands apart from the nodes that hold data.
+    pub(super) fn witness_apart(&mut self) -> bool {
         let plan = self.plan;
+        let before = self.diagnostics.len();
         for witness in plan.nodes.values().filter(|node| node.witness) {
             let name = &witness.name;
             if let Some(site) = &witness.site
@@ -44,5 +46,6 @@ impl Checker<'_> {
                 self.say(diagnostic);
             }
         }
+        before == self.diagnostics.len()
     }
 }

@@ -32,10 +32,13 @@ impl Checker<'_> {
             } else {
                 "give each its own address"
             };
+            let (here, there) = (self.at(&path), self.at(first_path));
+            let order = |spot: &crate::diagnostic::Spot| (spot.file, spot.span.start);
+            let (first, again) = if order(&there) < order(&here) { (there, here) } else { (here, there) };
             let diagnostic = self
                 .error(Code::Claimed, format!("{first_title} and {title} have the same address {ip}"))
-                .at(&self.at(&path), "again here")
-                .at(&self.at(first_path), "first here")
+                .at(&again, "again here")
+                .at(&first, "first here")
                 .help(help);
             self.say(diagnostic);
         }
@@ -123,7 +126,7 @@ impl Checker<'_> {
                     format!("the group of service `{name}` and the one of volume `{name}` have the same name");
                 let diagnostic = self
                     .error(Code::Claimed, message)
-                    .at(&self.key(&format!("service.{name}")), "its volumes form group of this name")
+                    .at(&self.key(&format!("service.{name}")), "its volumes form a group of this name")
                     .at(&self.key(&format!("volume.{name}")), "a group by itself")
                     .help("rename one of them");
                 self.say(diagnostic);

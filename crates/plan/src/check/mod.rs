@@ -29,8 +29,10 @@ pub(crate) fn check(draft: &mut Draft) {
     checker.claims();
     checker.placeholders();
     if nodes && acyclic {
-        checker.witness_apart();
-        checker.majority();
+        // A witness that is not apart leaves no majority either, and is the cause of it.
+        if checker.witness_apart() {
+            checker.majority();
+        }
         checker.shared_power();
     }
     if nodes {

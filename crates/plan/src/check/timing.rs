@@ -3,7 +3,7 @@
 use tandem_base::Duration;
 
 use super::Checker;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Spot};
 use crate::{Code, Place, Proportion};
 
 /// An address in the kernel expires in whole seconds (`valid_lft`, ip-address(8)), so a lease needs at least two of them.
@@ -50,11 +50,12 @@ impl Checker<'_> {
                 "voters that stand at the same moment split the votes; write twice as much for the longest".to_owned(),
             );
         }
-        let (round, _) = &round_trip;
+        let (round, between) = &round_trip;
         let least = t.raft_heartbeat * 2 + *round;
         if t.election_min < least {
-            self.refuse(
+            self.refuse_for_line(
                 "election_min",
+                between,
                 format!(
                     "election_min is {}, less than two heartbeats of the leader and a round trip: 2 x {} + {round} = {least}",
                     t.election_min, t.raft_heartbeat
@@ -64,10 +65,11 @@ impl Checker<'_> {
         }
         let least = *round * 2;
         if t.peer_timeout < least {
-            self.refuse(
+            self.refuse_for_line(
                 "peer_timeout",
+                between,
                 format!("peer_timeout is {}, less than two round trips: {least}", t.peer_timeout),
-                "a healthy secondary would be taken out of the in-sync set; the default is \"1 s\"".to_owned(),
+                format!("a healthy secondary would be taken out of the in-sync set; write at least \"{least}\""),
             );
         }
         if t.lease >= LEASE_MIN {
@@ -113,30 +115,26 @@ impl Checker<'_> {
             None => String::new(),
         };
         let message = format!(
-            "the worst case does not fit into the lease: 2 x heartbeat {} + election_max {} + {rounds} x round trip \
-             {round}{line} = {worst}, and a lease of {} is sure for {} on a clock that is {} fast",
-            t.heartbeat,
-            t.election_max,
-            t.lease,
+            "the lease is too short for its worst case: {worst} must fit into {}, which is what a lease of {} is sure for on \
+             a clock that is {} fast",
             in_millis(shown),
+            t.lease,
             t.clock_drift
         );
         let help = format!(
-            "write lease = \"{needed}\" or more, or a shorter heartbeat or election_max; otherwise the loss of the leader \
-             alone would stop every service"
+            "write lease = \"{needed}\" or more, or a shorter heartbeat or election_max\nworst case: 2 x heartbeat {} + \
+             election_max {} + {rounds} x round trip {round}{line} = {worst}\notherwise the loss of the log's leader \
+             alone would stop every service",
+            t.heartbeat, t.election_max
         );
-        let path = ["lease", "election_max", "heartbeat"].into_iter().find(|key| self.written(key)).unwrap_or("lease");
-        let mut diagnostic =
-            self.error(Code::LeaseTooShort, message).at(&self.at(&format!("timing.{path}")), "too tight");
-        if let Some((a, b)) = between {
-            let link = self
-                .plan
-                .links
-                .values()
-                .find(|link| link.between == [a.clone(), b.clone()] || link.between == [b.clone(), a.clone()]);
-            if let Some(link) = link {
-                diagnostic = diagnostic.at(&self.at(&format!("link.{}.latency", link.name)), "the slowest line");
-            }
+        let key = ["lease", "election_max", "heartbeat"].into_iter().find(|key| self.written(key)).unwrap_or("lease");
+        let slowest = self.slowest(between);
+        let mut diagnostic = self.error(Code::LeaseTooShort, message);
+        if self.written(key) || slowest.is_none() {
+            diagnostic = diagnostic.at(&self.at(&format!("timing.{key}")), "too tight");
+        }
+        if let Some(spot) = slowest {
+            diagnostic = diagnostic.at(&spot, "the slowest line");
         }
         self.say(diagnostic.help(help));
     }
@@ -184,6 +182,29 @@ impl Checker<'_> {
 
     fn written(&self, key: &str) -> bool {
         self.spots.has(&format!("timing.{key}"))
+    }
+
+    /// Where the latency between two places was written.
+    fn slowest(&self, between: &Option<(Place, Place)>) -> Option<Spot> {
+        let (a, b) = between.as_ref()?;
+        let ends = [[a.clone(), b.clone()], [b.clone(), a.clone()]];
+        let path = match self.plan.links.values().find(|link| ends.contains(&link.between)) {
+            Some(link) => format!("link.{}.latency", link.name),
+            None => "outside.latency".to_owned(),
+        };
+        self.spots.has(&path).then(|| self.at(&path))
+    }
+
+    /// Refuses a timing that a line is too slow for: points at the timing if it was written, else at the line.
+    fn refuse_for_line(&mut self, key: &str, between: &Option<(Place, Place)>, message: String, help: String) {
+        let slowest = if self.written(key) { None } else { self.slowest(between) };
+        match slowest {
+            None => self.refuse(key, message, help),
+            Some(spot) => {
+                let diagnostic = self.error(Code::Timing, message).at(&spot, "the slowest line");
+                self.say(diagnostic.help(format!("{help}: [timing] {key} = ...")));
+            }
+        }
     }
 
     fn refuse(&mut self, key: &str, message: String, help: String) {

@@ -99,12 +99,19 @@ pub(crate) struct Fields<'t> {
     path: String,
     spot: Option<Spot>,
     entries: BTreeMap<&'t str, Found<'t>>,
+    /// Keys that an unknown one was probably meant to be; they are not missing too.
+    meant: Vec<String>,
 }
 
 impl<'t> Fields<'t> {
     /// The value of `key`, if it was written.
     pub(crate) fn get(&self, key: &str) -> Option<&Found<'t>> {
         self.entries.get(key)
+    }
+
+    /// Whether another key was probably meant to be this one.
+    pub(crate) fn is_misspelt(&self, key: &str) -> bool {
+        self.meant.iter().any(|meant| meant == key)
     }
 
     /// Where the table was opened.
@@ -126,8 +133,8 @@ impl<'t> Fields<'t> {
 /// ``node `r1` `` for `node.r1`.
 pub(crate) fn title(path: &str) -> String {
     match path.split_once('.') {
-        Some((kind, name)) => format!("{kind} `{name}`"),
-        None => format!("`{path}`"),
+        Some((kind, name)) if !name.contains('.') => format!("{kind} `{name}`"),
+        _ => format!("`{path}`"),
     }
 }
 
@@ -140,6 +147,7 @@ impl Reader {
             return None;
         }
         let mut entries = BTreeMap::new();
+        let mut meant = Vec::new();
         for child in found.children() {
             if known.contains(&child.name) {
                 self.spots.note(&child);
@@ -147,18 +155,19 @@ impl Reader {
             } else if not_yet.contains(&child.name) {
                 self.not_yet(&child, &format!("`{}`", child.path), "leave it out for now");
             } else {
-                self.unknown_key(&child, known, &title(&found.path));
+                meant.extend(self.unknown_key(&child, known, &title(&found.path)));
             }
         }
-        Some(Fields { path: found.path.clone(), spot: Some(found.key.clone()), entries })
+        Some(Fields { path: found.path.clone(), spot: Some(found.key.clone()), entries, meant })
     }
 
     /// The keys of a table that several files may share, each key in one of them.
     pub(crate) fn merged<'t>(&mut self, found: &[Found<'t>], path: &str, known: &[&str]) -> Fields<'t> {
-        let mut merged = Fields { path: path.to_owned(), spot: None, entries: BTreeMap::new() };
+        let mut merged = Fields { path: path.to_owned(), spot: None, entries: BTreeMap::new(), meant: Vec::new() };
         for part in found {
             let Some(fields) = self.fields(part, known, &[]) else { continue };
             merged.spot = merged.spot.or(fields.spot);
+            merged.meant.extend(fields.meant);
             for (name, entry) in fields.entries {
                 if let Some(first) = merged.entries.get(name) {
                     let first = first.key.clone();
@@ -202,18 +211,24 @@ impl Reader {
         );
     }
 
-    pub(crate) fn unknown_key(&mut self, found: &Found<'_>, known: &[&str], whose: &str) {
+    /// Reports a key that is not in `known`; returns the one that was probably meant.
+    pub(crate) fn unknown_key(&mut self, found: &Found<'_>, known: &[&str], whose: &str) -> Option<String> {
         let name = found.name;
-        let help = match nearest(name, known.iter().copied()) {
+        let near = nearest(name, known.iter().copied());
+        let help = match near {
             Some(near) => format!("did you mean `{near}`?"),
             None if known.is_empty() => format!("{whose} has no keys: leave `{name}` out"),
             None => format!("{whose} knows {}", among(known.iter().copied())),
         };
         let message = format!("{whose} has no key `{name}`");
         self.say(Diagnostic::error(Code::UnknownKey, message).at(&found.key, "unknown").help(help));
+        near.map(str::to_owned)
     }
 
     pub(crate) fn missing(&mut self, fields: &Fields<'_>, key: &str, example: &str) {
+        if fields.is_misspelt(key) {
+            return;
+        }
         let mut diagnostic = Diagnostic::error(Code::MissingKey, format!("{} has no `{key}`", fields.title()));
         if let Some(spot) = fields.spot() {
             diagnostic = diagnostic.at(spot, format!("`{key}` is missing"));

@@ -147,6 +147,7 @@ impl Reader {
 
     fn plan(&mut self, roots: &[Found<'_>], broken_syntax: bool) -> (Plan, Intact) {
         let mut sections: BTreeMap<&str, Vec<Found<'_>>> = BTreeMap::new();
+        let mut misspelt = Vec::new();
         for root in roots {
             for found in root.children() {
                 if SECTIONS.contains(&found.name) {
@@ -154,7 +155,7 @@ impl Reader {
                 } else if SECTIONS_NOT_YET.contains(&found.name) {
                     self.not_yet(&found, &format!("the section `{}`", found.name), "leave it out for now");
                 } else {
-                    self.unknown_key(&found, SECTIONS, "a plan");
+                    misspelt.extend(self.unknown_key(&found, SECTIONS, "a plan"));
                 }
             }
         }
@@ -168,28 +169,30 @@ impl Reader {
         if broken_syntax {
             self.declared.clear();
         }
+        self.declared.retain(|kind, _| !misspelt.iter().any(|section| section == kind));
         let mut intact = Intact::default();
         // Whatever a section needs to be whole was read before it.
         let mut errors = self.diagnostics.len();
-        let mut whole = |reader: &Self| {
+        let mut whole = |reader: &Self, sections: &[&str]| {
             let before = core::mem::replace(&mut errors, reader.diagnostics.len());
-            !broken_syntax && before == errors
+            let is_misspelt = |section: &&str| misspelt.iter().any(|meant| meant == section);
+            !broken_syntax && before == errors && !sections.iter().any(is_misspelt)
         };
         let sites = self.sites(section("site"));
         let power = self.power(section("power"));
         let nodes = self.nodes(section("node"));
-        intact.nodes = whole(self);
+        intact.nodes = whole(self, &["site", "power", "node"]) && !roots.iter().all(Found::is_empty_table);
         let links = self.links(section("link"), &nodes);
         let outside = self.outside(section("outside"));
-        intact.links = whole(self);
+        intact.links = whole(self, &["link", "outside"]);
         let timing = self.timing(section("timing"));
-        intact.timing = whole(self);
+        intact.timing = whole(self, &["timing"]);
         let volumes = self.volumes(section("volume"), &nodes);
-        intact.volumes = whole(self);
+        intact.volumes = whole(self, &["volume"]);
         let services = BTreeMap::new();
         let mut plan = Plan { name, sites, power, nodes, links, volumes, services, timing, outside };
         plan.services = self.services(section("service"), &plan);
-        intact.services = whole(self);
+        intact.services = whole(self, &["service"]);
         (plan, intact)
     }
 

@@ -74,6 +74,7 @@ impl Reader {
             let witness = fields.get("witness").map_or(Some(false), |witness| self.boolean(witness));
             let site = match fields.get("site") {
                 Some(site) => self.reference::<SiteName>(site, "site").map(Some),
+                None if fields.is_misspelt("site") => None,
                 None if witness == Some(false) => {
                     let known: Vec<&str> = self.declared_names("site");
                     let example = format!("{:?}", known.first().copied().unwrap_or("NAME"));

@@ -47,7 +47,8 @@ impl Reader {
     }
 
     pub(crate) fn duration(&mut self, found: &Found<'_>) -> Option<Duration> {
-        self.parsed(found, "\"3 s\"")
+        let short = ["latency", "jitter", "heartbeat", "grace", "raft_heartbeat", "election_min", "election_max"];
+        self.parsed(found, if short.contains(&found.name) { "\"500 ms\"" } else { "\"3 s\"" })
     }
 
     pub(crate) fn proportion(&mut self, found: &Found<'_>) -> Option<Proportion> {
@@ -254,7 +255,7 @@ fn quoted<'k>(words: impl Iterator<Item = &'k str>) -> String {
 
 /// Units that people write and that mean something else, or nothing.
 fn unit_hint(text: &str, expected: &str) -> Option<String> {
-    const SLIPS: [(&str, &str); 22] = [
+    const SLIPS: [(&str, &str); 24] = [
         ("Mb/s", "Mbit/s"),
         ("Mbps", "Mbit/s"),
         ("mbit/s", "Mbit/s"),
@@ -272,6 +273,8 @@ fn unit_hint(text: &str, expected: &str) -> Option<String> {
         ("gib", "GiB"),
         ("mib", "MiB"),
         ("KB", "KiB"),
+        ("msec", "ms"),
+        ("msecs", "ms"),
         ("sec", "s"),
         ("seconds", "s"),
         ("secs", "s"),
@@ -286,7 +289,7 @@ fn unit_hint(text: &str, expected: &str) -> Option<String> {
     let wants_rate = expected.starts_with("a rate");
     let wants_time = expected.starts_with("a duration");
     let fits = match *right {
-        "s" | "min" => wants_time,
+        "ms" | "s" | "min" => wants_time,
         rate if rate.ends_with("/s") => wants_rate,
         _ => !wants_rate && !wants_time,
     };

@@ -36,6 +36,7 @@ impl Reader {
                     let data =
                         nodes.values().filter(|node| !node.witness).map(|node| format!("{:?}", node.name.as_str()));
                     let example = data.take(2).collect::<Vec<_>>().join(", ");
+                    let example = if example.is_empty() { "\"NODE\", \"NODE\"".to_owned() } else { example };
                     self.missing(&fields, "replicas", &format!("[{example}]"));
                     None
                 }
@@ -98,8 +99,10 @@ impl Reader {
             self.say(Diagnostic::error(Code::BadValue, message).at(&found.value, "no node").help(help));
             return None;
         }
+        let mut whole = true;
         for (index, name) in replicas.iter().enumerate() {
             if nodes.get(name).is_some_and(|node| node.witness) {
+                whole = false;
                 let message = format!("`{name}` is a witness: it votes and holds no data");
                 let spot = self.spots.value(&format!("{}.{index}", found.path));
                 let mut diagnostic = Diagnostic::error(Code::Conflict, message);
@@ -115,6 +118,6 @@ impl Reader {
                 }));
             }
         }
-        Some(replicas)
+        whole.then_some(replicas)
     }
 }
