@@ -10,6 +10,8 @@ use crate::{Code, Place, Proportion};
 const LEASE_MIN: Duration = Duration::from_secs(2);
 /// Freezing the processes of a service takes the kernel some time on a loaded machine.
 const GRACE_MIN: Duration = Duration::from_millis(100);
+/// Faster than this, a timer of a busy machine is late more often than not.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
 /// Clocks of ordinary machines drift less than 0.1 %; more than this is broken.
 const DRIFT_MAX: Proportion = Proportion::from_millionths(100_000);
 /// Round trips of one election: pre-vote, vote, and the leader's first entry.
@@ -43,11 +45,23 @@ impl Checker<'_> {
                 format!("no two clocks agree, and none that works is more than {DRIFT_MAX} wrong; write \"1 %\""),
             );
         }
-        if t.election_min >= t.election_max {
+        for (key, heartbeat) in [("heartbeat", t.heartbeat), ("raft_heartbeat", t.raft_heartbeat)] {
+            if heartbeat < HEARTBEAT_MIN {
+                self.refuse(
+                    key,
+                    format!("the {key} is {heartbeat}, less than {HEARTBEAT_MIN}"),
+                    format!("more often only burns power; write at least \"{HEARTBEAT_MIN}\""),
+                );
+            }
+        }
+        if t.election_max * 2 < t.election_min * 3 {
             self.refuse(
                 "election_max",
-                format!("election_min ({}) is not below election_max ({})", t.election_min, t.election_max),
-                "voters that stand at the same moment split the votes; write twice as much for the longest".to_owned(),
+                format!(
+                    "election_max ({}) is not half as long again as election_min ({})",
+                    t.election_max, t.election_min
+                ),
+                format!("voters that stand at the same moment split the votes; write \"{}\"", t.election_min * 2),
             );
         }
         let (round, between) = &round_trip;
