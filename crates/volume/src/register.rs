@@ -81,7 +81,7 @@ mod tests {
     fn a_proposal_stays_possible_until_a_higher_epoch() {
         let node = NodeName::new("r1").expect("a name");
         let mut register = Register::new(node.clone(), OpenId(7));
-        let at = |millis| Instant::from_nanos(millis * 1_000_000);
+        let at = |millis: u64| Instant::from_nanos(millis * 1_000_000);
         let first = register.propose(at(0), 11, Change::Promote);
         let second = register.propose(at(0), 12, Change::Release);
         assert!(register.apply(Configuration::default()).is_none(), "the same epoch is no news");
