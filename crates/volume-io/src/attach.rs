@@ -6,13 +6,28 @@
 
 pub mod device;
 pub mod file;
+mod loop_device;
+mod mount;
+mod one_file;
 
 use std::{io, path::PathBuf};
+
+use crate::export::Export;
 
 /// Why a volume could not be attached here. The cause is in `source()`, never in the message.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
+    /// The volume server does not serve the export.
+    #[error("export `{export}` at {socket}: {why}")]
+    NotServed {
+        /// What was asked for.
+        export: Export,
+        /// Of whom.
+        socket: PathBuf,
+        /// What it said.
+        why: String,
+    },
     /// A system call failed.
     #[error("cannot {action} {path}")]
     System {
@@ -24,4 +39,18 @@ pub enum AttachError {
         #[source]
         cause: io::Error,
     },
+}
+
+impl AttachError {
+    /// One thing to try, printed as `hint:`.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NotServed { .. } => Some("see `tandem volume status` for where the volume is served, and why"),
+            Self::System { action: "mount", .. } => {
+                Some("FUSE needs /dev/fuse, and either root (of a user namespace is enough) or the package fuse3")
+            }
+            Self::System { .. } => None,
+        }
+    }
 }

@@ -13,3 +13,4 @@ pub mod export;
 pub mod nbd;
 mod peer;
 pub mod server;
+mod signals;

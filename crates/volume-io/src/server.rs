@@ -20,7 +20,7 @@ use std::{
 use tandem_base::{ByteSize, ClusterId, Duration, GroupName, NodeName, OpenId, VolumeName};
 use tandem_volume::{ReplicaConfig, VolumeSpec};
 
-use crate::{control::FromServer, disk::Directory, peer::Identity};
+use crate::{control::FromServer, disk::Directory, peer::Identity, signals};
 pub use crate::{disk::DiskOpenError, peer::IdentityError};
 use event_loop::{EventLoop, Parts};
 
@@ -128,7 +128,7 @@ const REFUSAL_WAIT: Duration = Duration::from_secs(5);
 /// first agent that connects within 5 s ([`crate::control::FromServer::Refused`]).
 pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     process::resist_reclaim();
-    let signals = process::termination().map_err(ServerError::Loop)?;
+    let signals = signals::termination().map_err(ServerError::Loop)?;
     // First the lock: whoever has it may replace the sockets.
     let directory = Directory::lock(&config.directory)?;
     let control = listen(&config.control_socket)?;

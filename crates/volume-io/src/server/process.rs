@@ -4,10 +4,7 @@ use rustix::{
     mm::{MlockAllFlags, mlockall},
     process::{Resource, getrlimit},
 };
-use std::{
-    io,
-    os::fd::{FromRawFd, OwnedFd},
-};
+use std::io;
 
 /// `PR_SET_IO_FLUSHER` of prctl(2), which libc does not name everywhere.
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
@@ -39,25 +36,6 @@ fn may_lock() -> bool {
         effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|set| set & (1 << 14) != 0)
     });
     first_namespace && capable
-}
-
-/// SIGTERM and SIGINT as a descriptor; call it before any thread is started, which inherits the mask.
-pub(super) fn termination() -> io::Result<OwnedFd> {
-    // SAFETY: the set is initialised by sigemptyset before it is used, and lives on this stack.
-    unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, libc::SIGTERM);
-        libc::sigaddset(&mut set, libc::SIGINT);
-        let error = libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
-        if error != 0 {
-            return Err(io::Error::from_raw_os_error(error));
-        }
-        match libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
-            -1 => Err(io::Error::last_os_error()),
-            fd => Ok(OwnedFd::from_raw_fd(fd)),
-        }
-    }
 }
 
 /// 64 random bits of the kernel's.
