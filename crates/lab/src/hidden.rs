@@ -2,13 +2,13 @@
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
-use crate::{LabError, enter, node, supervisor};
+use crate::{LabError, enter, node, rehearsal::observe, supervisor};
 
 /// Runs a hidden command of the lab if the arguments ask for one, and says how to exit.
 ///
 /// Call it first thing in `main`: the process must have one thread, as it enters namespaces. Returns `None` for every
 /// other command line. The commands: `lab-supervise DIRECTORY`, `lab-node DIRECTORY HOST`,
-/// `lab-enter DIRECTORY HOST PROGRAM...`.
+/// `lab-enter DIRECTORY HOST PROGRAM...`, `lab-observe KIND ADDRESS MAC`.
 #[must_use]
 pub fn run_hidden() -> Option<ExitCode> {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -20,6 +20,10 @@ pub fn run_hidden() -> Option<ExitCode> {
             node::run(Path::new(&arguments[1]), &arguments[2].to_string_lossy()).map(|()| ExitCode::SUCCESS)
         }
         "lab-enter" if arguments.len() >= 4 => enter::run(Path::new(&arguments[1]), &arguments[2], &arguments[3..]),
+        "lab-observe" if arguments.len() == 4 => {
+            let words: Vec<String> = arguments[1..].iter().map(|word| word.to_string_lossy().into_owned()).collect();
+            observe::run(&words[0], &words[1], &words[2]).map(|()| ExitCode::SUCCESS)
+        }
         _ => return None,
     };
     Some(result.unwrap_or_else(|error| {

@@ -53,6 +53,20 @@ fn connect_here(pid: Pid, mac: [u8; 6], addresses: &[IpAddr]) -> Result<OwnedFd,
     Ok(tap)
 }
 
+/// In the calling process's network: whatever anybody announces, `address` is at `mac`.
+pub(crate) fn pin(address: IpAddr, mac: [u8; 6]) -> Result<(), LabError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().doing("start a runtime for netlink")?.block_on(
+        async {
+            let (connection, handle, _) = new_connection().doing("open a netlink socket")?;
+            tokio::spawn(connection);
+            let device = index(&handle, DEVICE).await?;
+            // Permanent by default (rtnetlink's `NeighbourAddRequest`): no announcement changes it.
+            let request = handle.neighbours().add(device, address).link_layer_address(&mac).replace();
+            netlink(request.execute().await, || format!("pin {address}"))
+        },
+    )
+}
+
 async fn configure(handle: &Handle, mac: [u8; 6], addresses: &[IpAddr]) -> Result<(), LabError> {
     let lo = index(handle, "lo").await?;
     up(handle, lo, None).await?;
