@@ -99,7 +99,7 @@ impl<'a> Lab<'a> {
     /// Reads from the cluster's status who serves the volume, once both replicas are in sync and its service runs.
     fn look(&mut self) {
         let status = Command::new(self.tandem)
-            .args(["lab", "exec", "--name", "bench", "r1", "--", "tandem", "status", "--json"])
+            .args(["lab", "exec", "--name", "bench", "n1", "--", "tandem", "status", "--json"])
             .stderr(Stdio::null())
             .output();
         let Ok(output) = status else { return };

@@ -1,0 +1,251 @@
+//! Answers of the agent to the command line.
+
+use super::{api::Oracle, listener::Groups, node::UNPOISONED, proposer::Proposer};
+use crate::{
+    api::{Answer, Ask, EventLine, GroupLine, NodeLine, ServiceLine, Status, VolumeLine},
+    paths::Paths,
+    plan_files,
+};
+use std::sync::Arc;
+use tandem_base::{GroupName, NodeName, ServiceName};
+use tandem_cluster::{Command, Event, Outcome, Phase, State, Subject, explain};
+use tandem_cluster_io::{ControlPlane, Lease, clock};
+use tokio::sync::watch;
+
+/// What the agent knows.
+pub(super) struct Agent {
+    node: NodeName,
+    control: ControlPlane,
+    lease: watch::Receiver<Lease>,
+    groups: Groups,
+    paths: Paths,
+    proposer: Proposer,
+}
+
+impl Agent {
+    pub(super) fn new(
+        node: NodeName,
+        control: ControlPlane,
+        lease: watch::Receiver<Lease>,
+        groups: Groups,
+        paths: Paths,
+        proposer: Proposer,
+    ) -> Self {
+        Self { node, control, lease, groups, paths, proposer }
+    }
+
+    fn status(&self) -> Status {
+        let applied = Arc::clone(&self.control.watch().borrow());
+        let state = &applied.state;
+        let topology = state.topology();
+        let plan = plan_files::parse_joined(state.plan()).ok();
+        let until = self.lease.borrow().until;
+        let left = until.map_or(0, |until| until.since(clock::now()).as_millis());
+        let leader = self.control.leader().borrow().clone();
+        let address = |node: &NodeName| {
+            let planned = plan.as_ref().and_then(|plan| plan.nodes.get(node)).map(|node| node.address.to_string());
+            state.members().get(node).map(|member| member.address.clone()).or(planned).unwrap_or_default()
+        };
+        let nodes = topology.nodes.iter().map(|(name, spec)| NodeLine {
+            name: name.to_string(),
+            site: spec.site.as_ref().map(ToString::to_string),
+            address: address(name),
+            witness: spec.witness,
+            admitted: state.members().contains_key(name),
+            live: state.live_run(name).is_some(),
+        });
+        let groups = topology.groups.iter().map(|(name, spec)| {
+            let config = state.group(name).map(|group| group.config.clone()).unwrap_or_default();
+            GroupLine {
+                name: name.to_string(),
+                epoch: config.epoch.number,
+                primary: config.primary.map(|primary| primary.node.to_string()),
+                in_sync: config.in_sync.keys().map(ToString::to_string).collect(),
+                replicas: spec.replicas.iter().map(ToString::to_string).collect(),
+            }
+        });
+        let services = topology.services.keys().map(|name| {
+            let planned = plan.as_ref().and_then(|plan| plan.services.get(name));
+            service_line(state, name, planned.and_then(|service| service.address).map(|a| a.to_string()))
+        });
+        let (nodes, groups, services) = (nodes.collect(), groups.collect(), services.collect());
+        let mut status = Status {
+            cluster: state.cluster().map(|cluster| cluster.to_string()).unwrap_or_default(),
+            plan: plan.map(|plan| plan.name.to_string()).unwrap_or_default(),
+            node: self.node.to_string(),
+            leader: leader.map(|leader| leader.to_string()),
+            lease_ms: (left > 0).then_some(left),
+            nodes,
+            groups,
+            services,
+            degraded: Vec::new(),
+        };
+        status.degraded = degraded(&status, state);
+        status
+    }
+
+    async fn volumes(&self) -> Vec<VolumeLine> {
+        let groups: Vec<_> = {
+            let groups = self.groups.lock().expect(UNPOISONED);
+            groups.iter().map(|(name, group)| (name.clone(), Arc::clone(group))).collect()
+        };
+        let mut lines = Vec::new();
+        for (name, group) in groups {
+            let replica = group.status().await;
+            lines.push(VolumeLine {
+                nbd: self.paths.volume_run(&name).join("nbd.sock").display().to_string(),
+                group: name.to_string(),
+                replica: replica.map(|status| serde_json::to_value(status).expect("a status is plain data")),
+                refused: group.refused.borrow().clone(),
+            });
+        }
+        lines
+    }
+
+    async fn relocate(&self, service: &str, to: &str) -> Answer {
+        let (Ok(name), Ok(target)) = (ServiceName::new(service), NodeName::new(to)) else {
+            return refused(format!("`{service}` or `{to}` is no name"), None);
+        };
+        let command = Command::Move { service: name, to: target, by: format!("an operator on {}", self.node) };
+        match self.proposer.propose(command).await {
+            Ok(Outcome::Done) => {
+                Answer::Done { what: format!("{service} moves to {to}; `tandem explain {service}` follows it") }
+            }
+            Ok(Outcome::Refused(refusal)) => refused(refusal.to_string(), refusal.hint()),
+            Err(error) => refused(error.to_string(), Some("`tandem status` shows which nodes are live")),
+        }
+    }
+
+    fn explain(&self, service: &str) -> Answer {
+        let applied = Arc::clone(&self.control.watch().borrow());
+        let known = applied.state.topology().services.keys().find(|name| name.as_str() == service);
+        match known {
+            Some(name) => Answer::Explain { lines: explain(&applied.state, name) },
+            None => {
+                let names: Vec<_> = applied.state.topology().services.keys().map(ServiceName::as_str).collect();
+                refused(format!("the plan has no service `{service}`; it has {}", names.join(", ")), None)
+            }
+        }
+    }
+
+    fn events(&self, service: Option<&str>, since_ms: Option<u64>) -> Vec<EventLine> {
+        let applied = Arc::clone(&self.control.watch().borrow());
+        let events = applied.state.events();
+        let line = |event: &Event| {
+            let (node, service, group) = match &event.subject {
+                Subject::Cluster => (None, None, None),
+                Subject::Node(node) => (Some(node), None, None),
+                Subject::Group(group, node) => (node.as_ref(), None, Some(group)),
+                Subject::Service(service, node) => (node.as_ref(), Some(service), None),
+            };
+            let subject = match (service, group) {
+                (Some(service), _) => format!("service {service}: "),
+                (_, Some(group)) => format!("group {group}: "),
+                _ => String::new(),
+            };
+            EventLine {
+                at_ms: event.at_ms,
+                node: node.map(ToString::to_string).unwrap_or_default(),
+                what: format!("{subject}{}", event.what),
+                why: event.why.clone(),
+                service: service.map(ToString::to_string),
+                group: group.map(ToString::to_string),
+            }
+        };
+        events
+            .iter()
+            .map(line)
+            .filter(|line| service.is_none() || line.service.as_deref() == service)
+            .filter(|line| since_ms.is_none_or(|since| line.at_ms >= since))
+            .collect()
+    }
+
+    fn inject_disk_fault(&self, group: &str, errno: i32) -> Answer {
+        let handle =
+            GroupName::new(group).ok().and_then(|name| self.groups.lock().expect(UNPOISONED).get(&name).cloned());
+        match handle {
+            Some(handle) => {
+                handle.inject_disk_fault(errno);
+                Answer::Done { what: format!("the disk under {group} on {} fails with error {errno}", self.node) }
+            }
+            None => refused(format!("{} has no replica of group `{group}`", self.node), None),
+        }
+    }
+}
+
+impl Oracle for Agent {
+    async fn answer(&self, ask: Ask) -> Answer {
+        match ask {
+            Ask::Status => Answer::Status(Box::new(self.status())),
+            Ask::Events { service, since_ms } => Answer::Events { events: self.events(service.as_deref(), since_ms) },
+            Ask::Explain { service } => self.explain(&service),
+            Ask::Move { service, to } => self.relocate(&service, &to).await,
+            Ask::Volumes => Answer::Volumes { volumes: self.volumes().await },
+            Ask::InjectDiskFault { group, errno } => self.inject_disk_fault(&group, errno),
+        }
+    }
+}
+
+fn refused(why: String, hint: Option<&str>) -> Answer {
+    Answer::Refused { why, hint: hint.map(Into::into) }
+}
+
+fn service_line(state: &State, name: &ServiceName, address: Option<String>) -> ServiceLine {
+    let placement = state.service(name);
+    let assignment = placement.and_then(|placement| placement.assignment.as_ref());
+    let failed = placement.is_some_and(|placement| !placement.failures.is_empty());
+    let phase = match assignment.map(|assignment| &assignment.phase) {
+        Some(Phase::Starting) => "starting",
+        Some(Phase::Running) => "running",
+        Some(Phase::Stopping { .. } | Phase::Releasing { .. }) => "stopping",
+        None if failed => "failed",
+        None => "waiting",
+    };
+    ServiceLine {
+        name: name.to_string(),
+        node: assignment.map(|assignment| assignment.node.to_string()),
+        phase: phase.into(),
+        why: placement.map(|placement| placement.why.clone()).unwrap_or_default(),
+        address,
+    }
+}
+
+/// What a person should know, a sentence each, the worst first.
+fn degraded(status: &Status, state: &State) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for service in &status.services {
+        match service.phase.as_str() {
+            "running" => {}
+            phase => sentences.push(format!("service {} is {phase}: {}", service.name, service.why)),
+        }
+    }
+    for group in &status.groups {
+        let missing: Vec<&str> =
+            group.replicas.iter().filter(|node| !group.in_sync.contains(node)).map(String::as_str).collect();
+        match (group.in_sync.as_slice(), missing.is_empty()) {
+            (_, true) => {}
+            ([], _) => sentences.push(format!("group {} has no copy that is in sync yet", group.name)),
+            ([one], _) => sentences.push(format!(
+                "group {} has a single copy, on {one}; {} is out of sync",
+                group.name,
+                missing.join(", ")
+            )),
+            _ => sentences.push(format!("group {}: {} is out of sync", group.name, missing.join(", "))),
+        }
+    }
+    for node in &status.nodes {
+        if !node.admitted {
+            sentences.push(format!("node {} has never joined", node.name));
+        } else if !node.live {
+            sentences.push(format!("node {} is silent: it holds no lease", node.name));
+        }
+    }
+    if status.lease_ms.is_none() {
+        sentences
+            .push(format!("{} itself holds no lease: nothing runs here, and what is shown may be old", status.node));
+    }
+    if state.paused() {
+        sentences.push("placement is paused: nothing fails over".into());
+    }
+    sentences
+}
