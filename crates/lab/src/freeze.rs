@@ -1,10 +1,18 @@
 //! Stops and continues every process of a host.
 
-use std::{collections::BTreeSet, io, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    io,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{LabError, error::Doing};
+
+/// On a machine that does far too much.
+const STOPPED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Sends SIGSTOP to everything in the process id namespace of `first`, until no new process is found.
 pub(crate) fn stop(first: Pid) -> Result<(), LabError> {
@@ -15,7 +23,7 @@ pub(crate) fn stop(first: Pid) -> Result<(), LabError> {
         let found: BTreeSet<i32> = processes(first)?.into_iter().collect();
         let new: Vec<i32> = found.difference(&stopped).copied().collect();
         if new.is_empty() {
-            return Ok(());
+            return wait_stopped(&stopped);
         }
         for pid in new {
             signal(pid, Signal::STOP)?;
@@ -23,6 +31,30 @@ pub(crate) fn stop(first: Pid) -> Result<(), LabError> {
         }
     }
     Err(LabError::Refused("the host starts processes faster than they can be stopped".into()))
+}
+
+/// A signal stops a process when that is next scheduled: waits until all are, or cannot run anyway.
+fn wait_stopped(pids: &BTreeSet<i32>) -> Result<(), LabError> {
+    let deadline = Instant::now() + STOPPED_WITHIN;
+    loop {
+        let running = pids.iter().find(|pid| runs(**pid));
+        match running {
+            None => return Ok(()),
+            Some(pid) if Instant::now() > deadline => {
+                return Err(LabError::Refused(format!("process {pid} does not stop")));
+            }
+            Some(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// Whether any thread of `pid` is neither stopped, nor at its end, nor in a wait that no signal ends (proc(5)).
+fn runs(pid: i32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks.map(|task| std::fs::read_to_string(task.path().join("stat")).unwrap_or_default()).any(|stat| {
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        matches!(state, Some('R' | 'S'))
+    })
 }
 
 /// Sends SIGCONT to all of them.

@@ -347,7 +347,8 @@ fn a_crash_leaves_no_process(base: &Path) {
     wait_for(|| processes.iter().all(|pid| !alive(*pid)), "every process ended");
     assert!(matches!(lab.status(), Err(LabError::Absent(_))));
     assert_eq!(own_mounts(), before);
-    assert!(matches!(Lab::open(base, "t"), Err(LabError::Absent(_))));
+    // Its lock goes with its last thread.
+    wait_for(|| matches!(Lab::open(base, "t"), Err(LabError::Absent(_))), "the lock is free");
     assert!(!tandem_lab::list(base).expect("listed")[0].up);
     // The next one of this name starts afresh; `clear` removes what the crash left.
     let next = Lab::up(&topology(), &plan, &options(base, "t"), &mut |_| {}).expect("up again");
