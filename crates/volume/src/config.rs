@@ -78,7 +78,7 @@ impl ReplicaConfig {
             heartbeat: Duration::from_millis(250),
             resync_window: 4,
             joiner_backlog_max: 64 << 20,
-            mutations: Mutations::default(),
+            mutations: Mutations::NONE,
         }
     }
 }

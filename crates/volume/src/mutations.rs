@@ -18,6 +18,9 @@ macro_rules! mutations {
 
         #[cfg(feature = "mutations")]
         impl Mutations {
+            /// No mistake.
+            pub const NONE: Self = Self { $($name: false),* };
+
             $(pub(crate) const fn $name(&self) -> bool { self.$name })*
 
             /// Every mistake, with its name, one at a time.
@@ -29,6 +32,9 @@ macro_rules! mutations {
 
         #[cfg(not(feature = "mutations"))]
         impl Mutations {
+            /// No mistake.
+            pub const NONE: Self = Self;
+
             $(pub(crate) const fn $name(&self) -> bool { false })*
         }
     };

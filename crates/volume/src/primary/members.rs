@@ -65,6 +65,10 @@ impl Replica {
         if silent >= timeout {
             return Some(format!("silent for {} ms while something waited for it", silent.as_millis()));
         }
+        // A takeover is somebody's downtime: a member that is there, but cannot promise, is not waited for any longer.
+        if self.promise_awaited(peer).is_some_and(|since| self.now.since(since) >= timeout) {
+            return Some(format!("it did not promise within {timeout}"));
+        }
         let waited = self.now.since(awaited);
         (waited >= self.config.stall_timeout)
             .then(|| format!("it answers, but has stored nothing for {} ms", waited.as_millis()))
@@ -82,15 +86,16 @@ impl Replica {
         }
         let (peers, why) = self.who_should_leave();
         let Some(primary) = &mut self.primary else { return };
-        match &mut primary.leaving {
-            Some(leaving) if leaving.proposed => {
-                // What is proposed stays possible; more may have to go with it.
-                if peers & !leaving.peers != 0 {
-                    leaving.peers |= peers;
-                    let all = leaving.peers;
-                    self.propose_shrink(all);
-                }
+        if let Some(leaving) = primary.leaving.as_mut().filter(|leaving| leaving.proposed) {
+            // What is proposed stays possible; more may have to go with it.
+            let all = leaving.peers | peers;
+            if all != leaving.peers {
+                leaving.peers = all;
+                self.propose_shrink(all);
             }
+            return;
+        }
+        match &mut primary.leaving {
             Some(leaving) if peers != 0 => leaving.peers = peers,
             Some(_) => primary.leaving = None,
             None if peers != 0 => {

@@ -26,6 +26,8 @@ use super::{Primary, Purpose};
 pub(crate) struct Takeover {
     /// Members that promised.
     pub(crate) answered: u64,
+    /// Since when they are asked: the own promise is durable.
+    asked: Option<Instant>,
     /// What they do not know to be committed.
     spans: SpanSet,
     phase: Phase,
@@ -101,6 +103,7 @@ impl Replica {
         if self.promised_durable != primary.wire || self.failed.is_some() {
             return;
         }
+        takeover.asked.get_or_insert(self.now);
         if skip {
             self.takeover_flushed();
             return;
@@ -192,7 +195,7 @@ impl Replica {
     pub(crate) fn promise_awaited(&self, peer: usize) -> Option<Instant> {
         let primary = self.primary.as_ref()?;
         let member = self.members() & (1 << peer) != 0;
-        primary.takeover.as_ref().filter(|takeover| member && takeover.awaits(peer)).map(|_| primary.since)
+        primary.takeover.as_ref().filter(|takeover| member && takeover.awaits(peer)).and_then(|takeover| takeover.asked)
     }
 }
 

@@ -102,7 +102,8 @@ fn overlapping_writes_end_alike_everywhere() {
 fn bad_requests_get_clear_answers() {
     let mut world = pair(1);
     let over = world.read("r1", VOLUME - 1, 2);
-    let wrap = world.submit("r1", Request::Zero { volume: V, offset: u64::MAX, length: 2, fua: false, keep_allocated: false });
+    let wrap =
+        world.submit("r1", Request::Zero { volume: V, offset: u64::MAX, length: 2, fua: false, keep_allocated: false });
     let unknown = world.submit("r1", Request::Read { volume: VolumeIndex(9), offset: 0, length: 0 });
     let empty = world.write("r1", VOLUME, 0, 0);
     let nothing = world.read("r1", VOLUME, 0);
@@ -470,19 +471,35 @@ fn a_peer_that_breaks_the_rules_is_disconnected_and_the_volume_goes_on() {
     let bad: Vec<(&str, Message)> = vec![
         ("r1", Message::Stored { promotion: epoch, sequence: 1 << 40 }),
         ("r1", Message::Hashes { promotion: epoch, chunk: 3, hashes: vec![[0; 32]; 9] }),
-        ("r1", Message::Promised { promotion: epoch, unsettled: vec![tandem_volume::Span { volume: VolumeIndex(9), offset: 0, length: 1 }] }),
+        (
+            "r1",
+            Message::Promised {
+                promotion: epoch,
+                unsettled: vec![tandem_volume::Span { volume: VolumeIndex(9), offset: 0, length: 1 }],
+            },
+        ),
         ("r1", Message::Lead { promotion: epoch }),
-        ("h1", Message::Compare { promotion: epoch, chunk: 0, span: tandem_volume::Span { volume: V, offset: u64::MAX, length: 4 } }),
-        ("h1", Message::Write(tandem_volume::SequencedWrite {
-            promotion: epoch,
-            sequence: u64::MAX,
-            committed: u64::MAX,
-            volume: V,
-            offset: 0,
-            content: tandem_volume::Content::Data(Bytes::from_static(b"data")),
-            checksum: 1,
-            durable: false,
-        })),
+        (
+            "h1",
+            Message::Compare {
+                promotion: epoch,
+                chunk: 0,
+                span: tandem_volume::Span { volume: V, offset: u64::MAX, length: 4 },
+            },
+        ),
+        (
+            "h1",
+            Message::Write(tandem_volume::SequencedWrite {
+                promotion: epoch,
+                sequence: u64::MAX,
+                committed: u64::MAX,
+                volume: V,
+                offset: 0,
+                content: tandem_volume::Content::Data(Bytes::from_static(b"data")),
+                checksum: 1,
+                durable: false,
+            }),
+        ),
         ("h1", Message::NotYours { promised: epoch }),
         ("h1", Message::Flushed { promotion: epoch, flush: 9 }),
     ];
@@ -514,8 +531,6 @@ fn a_hello_from_elsewhere_is_refused() {
         volumes: vec![],
     };
     world.input(&name("h1"), Input::PeerSaid { peer: name("r1"), connection, message: Message::Hello(hello) });
-    let refused = |event: &tandem_volume::Event| {
-        matches!(event, tandem_volume::Event::PeerRefused { why, .. } if why.contains("cluster"))
-    };
+    let refused = |event: &tandem_volume::Event| matches!(event, tandem_volume::Event::PeerRefused { why, .. } if why.contains("cluster"));
     assert!(world.node("h1").notes.iter().any(refused));
 }
