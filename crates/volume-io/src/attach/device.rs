@@ -40,7 +40,7 @@ pub fn run(attach: &DeviceAttach) -> Result<(), AttachError> {
             return Err(system("make a loop device over", cause));
         }
     };
-    announce(&Ready { path: device.path().to_path_buf(), size: mounted.size });
+    announce(&Ready { ready: true, path: device.path().to_path_buf(), size: mounted.size });
     signals::wait(&signals);
     if !device.detach(DETACH_MAX) {
         tracing::warn!("the device cannot be written back; what waits for it fails now");

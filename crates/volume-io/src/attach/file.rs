@@ -34,6 +34,8 @@ pub struct FileAttach {
 /// The line of JSON that an attach driver prints on stdout once the attachment can be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
+    /// Always true.
+    pub ready: bool,
     /// The file or the block device.
     pub path: PathBuf,
     /// Its size in bytes.
@@ -60,7 +62,7 @@ impl FileAttach {
 pub fn run(attach: &FileAttach) -> Result<(), AttachError> {
     let signals = signals::termination().map_err(|cause| system(attach, "take signals for", cause))?;
     let mounted = Mounted::new(attach)?;
-    announce(&Ready { path: attach.path(), size: mounted.size });
+    announce(&Ready { ready: true, path: attach.path(), size: mounted.size });
     signals::wait(&signals);
     mounted.end();
     Ok(())
