@@ -299,7 +299,6 @@ impl Keeper {
     fn note(&self, kind: NoteKind, node: Option<NodeName>, text: String) {
         let group = &self.config.group;
         let about = node.as_ref().map_or(String::new(), |node| format!(" ({node})"));
-        tracing::info!(%group, ?kind, ?node, text, "volume server");
         let what = match kind {
             NoteKind::ResyncStarted => "resync started",
             NoteKind::ResyncDone => "resync done",

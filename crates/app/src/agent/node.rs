@@ -9,12 +9,12 @@ use super::{
 use crate::{paths::Paths, plan_files};
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, ToSocketAddrs},
+    net::SocketAddr,
     sync::{Arc, Mutex},
 };
 use tandem_base::{GroupName, NodeName, ServiceName};
 use tandem_cluster::{Intents, State, intents};
-use tandem_cluster_io::{Applied, Lease};
+use tandem_cluster_io::{Applied, Lease, PORT};
 use tandem_plan::Plan;
 use tandem_volume_io::server::{Ack, ServerConfig};
 use tokio::sync::watch;
@@ -106,7 +106,7 @@ impl Node {
         let mut groups = self.groups.lock().expect(UNPOISONED);
         for name in &wanted.replicas {
             let (Some(register), Some(cluster)) = (state.group(name), state.cluster()) else { continue };
-            let peers = self.peers(state, name);
+            let peers = self.peers(state, plan, name);
             let group = groups.entry(name.clone()).or_insert_with(|| {
                 let config = self.server_config(plan, name, cluster, peers.clone());
                 Arc::new(Group::start(config, &self.paths, self.proposer.clone()))
@@ -128,15 +128,15 @@ impl Node {
         }
     }
 
-    /// The other replicas' nodes that have joined, and where they listen.
-    fn peers(&self, state: &State, group: &GroupName) -> BTreeMap<NodeName, SocketAddr> {
+    /// The other replicas' nodes, and where they listen: as they joined, else as the plan says.
+    fn peers(&self, state: &State, plan: &Plan, group: &GroupName) -> BTreeMap<NodeName, SocketAddr> {
         let replicas = state.topology().groups.get(group).map(|spec| spec.replicas.clone()).unwrap_or_default();
         let others = replicas.into_iter().filter(|node| *node != self.name);
         others
             .filter_map(|node| {
-                // Addresses in a plan are numbers: nothing is looked up here.
-                let address = state.members().get(&node)?.address.to_socket_addrs().ok()?.next()?;
-                Some((node, address))
+                let planned = SocketAddr::new(plan.nodes.get(&node)?.address, PORT);
+                let joined = state.members().get(&node).and_then(|member| member.address.parse().ok());
+                Some((node, joined.unwrap_or(planned)))
             })
             .collect()
     }
