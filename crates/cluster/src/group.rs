@@ -98,7 +98,7 @@ impl State {
         node: &NodeName,
         session: SessionId,
         open: OpenId,
-        previous: Option<OpenId>,
+        previous: &[OpenId],
     ) -> Result<(), Refusal> {
         let spec = self.topology.groups.get(group).ok_or_else(|| Refusal::UnknownGroup(group.clone()))?;
         if !spec.replicas.contains(node) {
@@ -120,23 +120,15 @@ impl State {
         }
         let registered = before.map(|before| before.open);
         let trusted = mutations::active(Mutation::TrustSwappedDisk);
-        let swapped = registered.is_some() && registered != previous && !trusted;
+        let known = registered.is_some_and(|registered| previous.contains(&registered));
+        let swapped = registered.is_some() && !known && !trusted;
         let subject = Subject::Group(group.clone(), Some(node.clone()));
         if !register.was_served() {
             register.register(node, open, run);
-            // A fresh disk is all zero like every other, whatever stood in its place; one that was opened before and that
-            // the register does not know holds something else.
-            if previous.is_none() || registered == previous {
-                register.config.in_sync.insert(node.clone(), open);
-                self.event(subject, "replica opened, in sync", "the group was never served: every replica is empty");
-            } else {
-                register.config.in_sync.remove(node);
-                self.event(
-                    subject,
-                    "replica opened, not in sync",
-                    "its disk was opened before, by another cluster or server",
-                );
-            }
+            // Nothing was ever written, so all are alike, however often each was opened; a disk of another cluster is
+            // refused by its superblock before it comes here.
+            register.config.in_sync.insert(node.clone(), open);
+            self.event(subject, "replica opened, in sync", "the group was never served: every replica is empty");
             return Ok(());
         }
         if !register.config.in_sync.contains_key(node) {
@@ -148,6 +140,7 @@ impl State {
         let keep = register.config.in_sync.len() == 1 || mutations::active(Mutation::KeepMemberWithNewOpen);
         if keep && swapped {
             let registered = registered.unwrap_or(open);
+            let previous = previous.first().copied();
             let refusal = Refusal::WrongDisk { group: group.clone(), node: node.clone(), registered, previous };
             self.event_once(subject, "replica refused, the group cannot be served", &refusal.to_string());
             return Err(refusal);

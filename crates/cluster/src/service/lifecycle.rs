@@ -134,6 +134,7 @@ impl Lifecycle {
             Input::LeaseEnded => {
                 if self.frozen_since.is_none() {
                     self.frozen_since = Some(now);
+                    self.thawed_at = None;
                     self.steady_at = None;
                 }
             }
@@ -294,9 +295,6 @@ impl Lifecycle {
     }
 
     fn timed_out(&mut self, now: Instant) {
-        if self.thawed_at.is_some_and(|thawed| now >= thawed + self.settings.thaw_grace) {
-            self.thawed_at = None;
-        }
         if self.steady_at.is_some_and(|at| now >= at) {
             self.steady_at = None;
             self.restarts.clear();
@@ -415,9 +413,10 @@ impl Lifecycle {
 
     /// Watches what is up, unless it is frozen, has just thawed, or goes down.
     fn watch(&mut self, now: Instant) {
-        let suspended = self.frozen_since.is_some()
-            || self.goal != Goal::Up
-            || self.thawed_at.is_some_and(|thawed| now < thawed + self.settings.thaw_grace);
+        if self.thawed_at.is_some_and(|thawed| now >= thawed + self.settings.thaw_grace) {
+            self.thawed_at = None;
+        }
+        let suspended = self.frozen_since.is_some() || self.thawed_at.is_some() || self.goal != Goal::Up;
         let up = if suspended { 0 } else { self.up };
         let steps = self.settings.steps.iter().take(up);
         let next: BTreeSet<Step> = steps.filter(|spec| spec.monitored).map(|spec| spec.step).collect();

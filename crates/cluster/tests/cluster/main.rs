@@ -1,0 +1,10 @@
+//! The rules of the cluster's log, one file per part.
+
+mod leader;
+mod lease;
+mod placement;
+mod random;
+mod register;
+mod service;
+mod sessions;
+mod world;
