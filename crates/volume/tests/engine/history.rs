@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tandem_base::{Instant, NodeName};
-use tandem_volume::{Input, Mutations, Reply, Request, RequestId, VolumeIndex};
+use tandem_volume::{Input, Reply, Request, RequestId, VolumeIndex};
 
 use crate::world::{VOLUME, World, name};
 
@@ -166,11 +166,8 @@ fn tick(world: &mut World) {
     world.steps(30);
 }
 
-fn run(seed: u64, mutations: Mutations) {
-    let mut world = World::new(seed, &NODES, move |config| {
-        config.joiner_backlog_max = 1 << 20;
-        config.mutations = mutations;
-    });
+pub(crate) fn run(seed: u64) {
+    let mut world = World::new(seed, &NODES, |config| config.joiner_backlog_max = 1 << 20);
     let mut history = History::default();
     let intensity = 1 + world.rng.below(20);
     for _ in 0..600 {
@@ -256,31 +253,12 @@ fn run(seed: u64, mutations: Mutations) {
 #[test]
 fn random_histories_keep_what_was_acknowledged() {
     let first = std::env::var("TANDEM_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = first.map_or(0..150, |seed| seed..seed + 1);
+    let seeds = first.map_or(0..60, |seed| seed..seed + 1);
     for seed in seeds {
-        let result = std::panic::catch_unwind(|| run(seed, Mutations::NONE));
+        let result = std::panic::catch_unwind(|| run(seed));
         if let Err(panic) = result {
             eprintln!("seed {seed} failed; TANDEM_SEED={seed} repeats it");
             std::panic::resume_unwind(panic);
         }
     }
-}
-
-/// The histories notice mistakes; the simulator, which also loses page caches, has to notice all.
-#[cfg(feature = "mutations")]
-#[test]
-fn mistakes_are_noticed() {
-    std::panic::set_hook(Box::new(|_| ()));
-    let mut unnoticed = Vec::new();
-    for (mistake, mutations) in Mutations::each() {
-        let caught = (0..400).find(|seed| std::panic::catch_unwind(|| run(*seed, mutations)).is_err());
-        println!("{mistake}: {caught:?}");
-        if caught.is_none() {
-            unnoticed.push(mistake);
-        }
-    }
-    let _ = std::panic::take_hook();
-    let hidden = ["retry_failed_sync", "count_flush_from_old_open"];
-    unnoticed.retain(|mistake| !hidden.contains(mistake));
-    assert!(unnoticed.is_empty(), "unnoticed: {unnoticed:?}");
 }

@@ -1,5 +1,7 @@
 //! Scenarios of two or three replicas, and random histories of them.
 
 mod history;
+#[cfg(feature = "mutations")]
+mod mistakes;
 mod scenarios;
 mod world;

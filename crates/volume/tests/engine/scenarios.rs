@@ -237,16 +237,11 @@ fn a_joiner_with_an_unknown_growth_stays_required_until_the_register_decides() {
         world.crash("h1");
         world.write("r1", 0, 3, 512);
         world.pass(1_500);
+        world.register_down = true;
         world.start("h1");
-        world.pass(50);
-        while !world.proposed.iter().any(|proposal| matches!(proposal.change, Change::Grow { .. })) {
-            world.register_down = true;
-            // The link is up again; the resync runs into the silent register.
-            world.pass(10);
-            if world.members().len() == 2 {
-                return;
-            }
-        }
+        world.pass(100);
+        let grows = |world: &World| world.proposed.iter().any(|p| matches!(p.change, Change::Grow { .. }));
+        assert!(grows(&world), "the resync runs into the silent register: {:?}", world.status("r1"));
         let grow = world.proposed.clone();
         world.cut("h1", "r1");
         let write = world.write("r1", 0, 4, 512);
@@ -343,6 +338,25 @@ fn an_old_primary_acknowledges_nothing_after_its_lease() {
         assert!(world.identical());
         assert_eq!(world.byte("r1", 0), 77);
     });
+}
+
+#[test]
+fn the_lease_is_checked_when_the_reply_leaves() {
+    let mut world = pair(1);
+    world.node("h1").disk_held = true;
+    let write = world.write("r1", 0, 5, 512);
+    world.pass(100);
+    world.node("r1").lease = false;
+    for _ in 0..40 {
+        // The member answers pings, so nobody is shut out.
+        world.pass(100);
+    }
+    world.node("h1").disk_held = false;
+    world.pass(10);
+    assert!(world.answer(write).is_none(), "the lease ended while the write was under way");
+    world.node("r1").lease = true;
+    world.pass(10);
+    assert!(world.done(write));
 }
 
 #[test]
@@ -534,3 +548,98 @@ fn a_hello_from_elsewhere_is_refused() {
     let refused = |event: &tandem_volume::Event| matches!(event, tandem_volume::Event::PeerRefused { why, .. } if why.contains("cluster"));
     assert!(world.node("h1").notes.iter().any(refused));
 }
+
+#[test]
+fn a_joiner_grows_only_after_it_has_stored_and_flushed_everything() {
+    let mut world = pair(1);
+    world.crash("h1");
+    world.write("r1", 0, 3, 100_000);
+    world.pass(1_500);
+    world.start("h1");
+    world.connect();
+    for _ in 0..2_000 {
+        // Whatever the disk of the joiner has not done, the register must not count on.
+        let unfinished = world.node("h1").pending.iter().any(|op| !matches!(op, DiskOp::StoreSuperblock { .. }));
+        if world.members().len() == 2 {
+            assert!(!unfinished && world.identical(), "a member before it has everything");
+            return;
+        }
+        if world.node("h1").pending.iter().any(|op| matches!(op, DiskOp::Sync { .. })) {
+            world.node("h1").disk_held = true;
+            world.pass(300);
+            assert_eq!(world.members(), ["r1"], "a member before it has flushed");
+            world.node("h1").disk_held = false;
+        }
+        if !world.step() {
+            world.pass(10);
+        }
+    }
+    panic!("it never joined: {:?}", world.status("r1"));
+}
+
+#[test]
+fn a_member_that_runs_anew_answers_for_nothing_that_it_held_before() {
+    let mut world = pair(1);
+    world.write("r1", 0, 3, 512);
+    world.settle();
+    world.register_down = true;
+    world.crash("h1");
+    world.start("h1");
+    let flush = world.submit("r1", Request::Flush);
+    world.pass(500);
+    assert!(world.answer(flush).is_none(), "its page cache is gone");
+    world.register_down = false;
+    world.commit_proposals();
+    world.pass(1_000);
+    assert!(world.done(flush));
+    assert_eq!(world.members(), ["h1", "r1"]);
+}
+
+/// All of the above, for the test that they notice mistakes.
+#[cfg(feature = "mutations")]
+pub(crate) const ALL: &[(&str, fn())] = &[
+    (
+        "a_write_is_acknowledged_when_both_hold_it_and_reads_return_it",
+        a_write_is_acknowledged_when_both_hold_it_and_reads_return_it,
+    ),
+    ("nothing_is_acknowledged_before_the_secondary_holds_it", nothing_is_acknowledged_before_the_secondary_holds_it),
+    ("a_flush_reaches_every_replica_and_fua_is_durable", a_flush_reaches_every_replica_and_fua_is_durable),
+    ("ack_durable_makes_every_write_durable", ack_durable_makes_every_write_durable),
+    ("overlapping_writes_end_alike_everywhere", overlapping_writes_end_alike_everywhere),
+    ("bad_requests_get_clear_answers", bad_requests_get_clear_answers),
+    (
+        "a_silent_secondary_is_shut_out_before_anything_is_acknowledged_alone",
+        a_silent_secondary_is_shut_out_before_anything_is_acknowledged_alone,
+    ),
+    ("an_unknown_shrink_lets_the_returned_member_count_again", an_unknown_shrink_lets_the_returned_member_count_again),
+    ("an_idle_primary_notices_a_dead_member", an_idle_primary_notices_a_dead_member),
+    ("a_lost_connection_loses_no_write", a_lost_connection_loses_no_write),
+    ("a_joiner_grows_under_constant_load", a_joiner_grows_under_constant_load),
+    (
+        "a_joiner_with_an_unknown_growth_stays_required_until_the_register_decides",
+        a_joiner_with_an_unknown_growth_stays_required_until_the_register_decides,
+    ),
+    ("a_takeover_reconciles_what_was_under_way", a_takeover_reconciles_what_was_under_way),
+    ("a_takeover_shuts_out_a_member_that_does_not_answer", a_takeover_shuts_out_a_member_that_does_not_answer),
+    ("an_old_primary_acknowledges_nothing_after_its_lease", an_old_primary_acknowledges_nothing_after_its_lease),
+    ("the_lease_is_checked_when_the_reply_leaves", the_lease_is_checked_when_the_reply_leaves),
+    ("a_renewed_lease_thaws_what_waited", a_renewed_lease_thaws_what_waited),
+    ("a_release_drains_flushes_and_hands_over", a_release_drains_flushes_and_hands_over),
+    ("the_same_node_serves_again_in_a_new_epoch", the_same_node_serves_again_in_a_new_epoch),
+    ("a_secondary_whose_disk_fails_leaves_at_once", a_secondary_whose_disk_fails_leaves_at_once),
+    ("a_primary_whose_disk_fails_stands_still_and_hands_over", a_primary_whose_disk_fails_stands_still_and_hands_over),
+    ("the_last_member_hands_its_disk_errors_to_the_initiator", the_last_member_hands_its_disk_errors_to_the_initiator),
+    (
+        "a_peer_that_breaks_the_rules_is_disconnected_and_the_volume_goes_on",
+        a_peer_that_breaks_the_rules_is_disconnected_and_the_volume_goes_on,
+    ),
+    ("a_hello_from_elsewhere_is_refused", a_hello_from_elsewhere_is_refused),
+    (
+        "a_joiner_grows_only_after_it_has_stored_and_flushed_everything",
+        a_joiner_grows_only_after_it_has_stored_and_flushed_everything,
+    ),
+    (
+        "a_member_that_runs_anew_answers_for_nothing_that_it_held_before",
+        a_member_that_runs_anew_answers_for_nothing_that_it_held_before,
+    ),
+];

@@ -3,18 +3,26 @@
 //! Whatever may happen in any order is drawn from the seed: which message, which disk operation comes next. Messages
 //! pass through the wire codec.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+};
 
 use bytes::Bytes;
 use tandem_base::{
     Change, ClusterId, Configuration, Duration, Epoch, GroupName, Instant, NodeName, OpenId, Primary, Proposal, Rng,
 };
 use tandem_volume::{
-    ConnectionId, DiskError, DiskOp, DiskOpId, DiskOutcome, Event, Input, Message, Output, Replica, ReplicaConfig,
-    Reply, Request, RequestError, RequestId, Role, Superblock, VolumeIndex, VolumeSpec, wire,
+    ConnectionId, DiskError, DiskOp, DiskOpId, DiskOutcome, Event, Input, Message, Mutations, Output, Replica,
+    ReplicaConfig, Reply, Request, RequestError, RequestId, Role, Superblock, VolumeIndex, VolumeSpec, wire,
 };
 
 pub(crate) const VOLUME: u64 = 1 << 20;
+
+thread_local! {
+    /// Mistakes that replicas started by this thread make.
+    pub(crate) static MISTAKES: Cell<Mutations> = const { Cell::new(Mutations::NONE) };
+}
 
 pub(crate) fn name(node: &str) -> NodeName {
     NodeName::new(node).expect("tests use good names")
@@ -136,6 +144,7 @@ impl World {
             peers,
             vec![VolumeSpec { name: "ledger".try_into().expect("a name"), size: VOLUME }],
         );
+        config.mutations = MISTAKES.get();
         (self.tune)(&mut config);
         let (open, seed, now) = (OpenId(self.number() + 1000), self.rng.next_u64(), self.now);
         let state = self.node(node);
@@ -176,7 +185,7 @@ impl World {
     }
 
     /// Connects whatever is not cut.
-    fn connect(&mut self) -> bool {
+    pub(crate) fn connect(&mut self) -> bool {
         let alive: Vec<_> =
             self.nodes.iter().filter(|(_, state)| state.replica.is_some()).map(|(node, _)| node.clone()).collect();
         let mut new = false;
@@ -332,7 +341,7 @@ impl World {
     }
 
     /// Delivers one message or finishes one disk operation. False when there is nothing left to do.
-    fn step(&mut self) -> bool {
+    pub(crate) fn step(&mut self) -> bool {
         let mut choices: Vec<Choice> = Vec::new();
         for ((from, to), (_, queue)) in &self.links {
             if !queue.is_empty() && !self.nodes[to].paused {
