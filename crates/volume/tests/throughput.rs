@@ -58,14 +58,13 @@ fn four_kib_writes_at_depth_32() {
         }
     }
     while replied < WRITES {
-        while promotion.is_some() && submitted < WRITES && submitted < replied + DEPTH {
+        while let Some(promotion) = promotion.filter(|_| submitted < WRITES && submitted < replied + DEPTH) {
             let what = Request::Write {
                 volume: VolumeIndex(0),
                 offset: rng.below(16_384) * 4096,
                 data: data.clone(),
                 fua: false,
             };
-            let promotion = promotion.expect("it serves");
             inputs.push_back((0, Input::Submitted { request: RequestId(submitted), promotion, what }));
             submitted += 1;
         }
