@@ -172,7 +172,7 @@ impl ControlPlane {
             cut: Mutex::default(),
         };
         let links = Arc::new(Links::new(dialer));
-        let network = Network(Arc::clone(&links));
+        let network = Network::new(Arc::clone(&links));
         let raft = Raft::new(about.raft_id, Arc::new(raft_config), network, log.clone(), machine)
             .await
             .map_err(|error| OpenError::Raft { why: error.to_string() })?;

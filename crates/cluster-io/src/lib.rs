@@ -46,3 +46,6 @@ pub const ALPN_CONTROL: &[u8] = b"tandem-control/1";
 pub const ALPN_JOIN: &[u8] = b"tandem-join/1";
 /// The port on which nodes reach each other when an address names none.
 pub const PORT: u16 = 7400;
+
+#[cfg(test)]
+mod tests;

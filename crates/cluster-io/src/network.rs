@@ -1,6 +1,12 @@
 //! openraft's messages over the links.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use openraft::{
     OptionalSend, RaftNetworkFactory, RaftNetworkV2,
@@ -15,20 +21,33 @@ use openraft::{
 use crate::{
     link::CallError,
     links::Links,
-    raft::{Peer, Snapshot, Types, Vote},
+    raft::{LogId, Peer, Snapshot, Types, Vote},
     wire::{Request, Response},
 };
 
 /// How long a snapshot may take from its first byte to its being installed.
 const SNAPSHOT_WITHIN: Duration = Duration::from_secs(120);
 
+/// What each member has acknowledged in a term of office: the vote of the office, and the highest index.
+type Acknowledged = Arc<Mutex<BTreeMap<u64, (Vote, u64)>>>;
+
 /// Makes the ways to the other members.
 #[derive(Clone)]
-pub(crate) struct Network(pub(crate) Arc<Links>);
+pub(crate) struct Network {
+    links: Arc<Links>,
+    acknowledged: Acknowledged,
+}
+
+impl Network {
+    pub(crate) fn new(links: Arc<Links>) -> Self {
+        Self { links, acknowledged: Acknowledged::default() }
+    }
+}
 
 /// The way to one member.
 pub(crate) struct Way {
     links: Arc<Links>,
+    acknowledged: Acknowledged,
     to: u64,
     peer: Peer,
 }
@@ -37,8 +56,9 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Way;
 
     async fn new_client(&mut self, target: u64, node: &Peer) -> Way {
-        self.0.ensure(target, node);
-        Way { links: Arc::clone(&self.0), to: target, peer: node.clone() }
+        self.links.ensure(target, node);
+        let (links, acknowledged) = (Arc::clone(&self.links), Arc::clone(&self.acknowledged));
+        Way { links, acknowledged, to: target, peer: node.clone() }
     }
 }
 
@@ -60,6 +80,42 @@ fn unexpected(response: Response) -> RPCError<Types> {
 }
 
 impl Way {
+    /// Refuses to listen to a member that lost what it has acknowledged in this very office: its store is an older copy
+    /// of itself, and its word counted for entries that it does not have. (openraft would stop this node, not that one.)
+    ///
+    /// `before` is the index that had to match, `last` the last one sent.
+    fn judge(
+        &self,
+        vote: Vote,
+        before: Option<u64>,
+        last: Option<u64>,
+        response: &AppendEntriesResponse<Types>,
+    ) -> Result<(), RPCError<Types>> {
+        let mut acknowledged = self.acknowledged.lock().expect("no holder of this lock panics");
+        let known = acknowledged.get(&self.to).filter(|(office, _)| *office == vote).map(|(_, index)| *index);
+        match response {
+            AppendEntriesResponse::Success => {
+                if let Some(last) = last.filter(|last| known.is_none_or(|known| known < *last)) {
+                    acknowledged.insert(self.to, (vote, last));
+                }
+                Ok(())
+            }
+            AppendEntriesResponse::Conflict
+                if known.is_some_and(|known| before.is_some_and(|before| before <= known)) =>
+            {
+                let known = known.unwrap_or_default();
+                tracing::error!(
+                    node = %self.peer.node, store = %format_args!("{:016x}", self.to), acknowledged = known,
+                    "a member has lost entries that it had acknowledged: its store is an older copy. It is not listened \
+                     to; empty its store and join it again"
+                );
+                let why = format!("{} has lost entries up to {known} that it had acknowledged", self.peer.node);
+                Err(Unreachable::from_string(why).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn call(&self, request: Request, option: &RPCOption) -> Result<Response, RPCError<Types>> {
         self.links.call(self.to, &request, option.soft_ttl()).await.map_err(failed)
     }
@@ -73,8 +129,13 @@ impl RaftNetworkV2<Types> for Way {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let (vote, before) = (rpc.vote.clone(), rpc.prev_log_id.as_ref().map(LogId::index));
+        let last = rpc.entries.last().map(|entry| entry.log_id.index()).or(before);
         match self.call(Request::Append(rpc), &option).await? {
-            Response::Append(response) => Ok(response),
+            Response::Append(response) => {
+                self.judge(vote, before, last, &response)?;
+                Ok(response)
+            }
             other => Err(unexpected(other)),
         }
     }
@@ -127,5 +188,41 @@ impl RaftNetworkV2<Types> for Way {
             Response::TransferLeader(response) => Ok(response),
             other => Err(unexpected(other)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way() -> Way {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cluster = tandem_base::ClusterId(1);
+        let identity = crate::identity::tests::identity(&directory.path().join("identity"), cluster, "r1");
+        let dialer = crate::link::Dialer {
+            tls: identity.client_config(crate::ALPN_CONTROL).expect("a configuration"),
+            identity,
+            raft_id: 1,
+            run: tandem_base::RunId(1),
+            silent_after: Duration::from_millis(300),
+            cut: Mutex::default(),
+        };
+        let links = Arc::new(Links::new(dialer));
+        Way { links, acknowledged: Acknowledged::default(), to: 2, peer: Peer::default() }
+    }
+
+    #[test]
+    fn a_member_that_forgot_what_it_acknowledged_is_not_listened_to() {
+        let way = way();
+        let (office, later) = (Vote::new_committed(1, 1), Vote::new_committed(2, 1));
+        let judge = |vote: &Vote, before, last, response| way.judge(vote.clone(), before, last, &response).is_ok();
+        let conflict = AppendEntriesResponse::Conflict;
+        assert!(judge(&office, Some(9), Some(9), conflict.clone()), "where the logs part is looked for");
+        assert!(judge(&office, Some(4), Some(7), AppendEntriesResponse::Success));
+        assert!(judge(&office, None, None, AppendEntriesResponse::Success), "a heartbeat takes nothing back");
+        assert!(judge(&office, Some(8), Some(9), conflict.clone()), "beyond what it acknowledged");
+        assert!(!judge(&office, Some(7), Some(9), conflict.clone()));
+        assert!(!judge(&office, Some(2), Some(2), conflict.clone()));
+        assert!(judge(&later, Some(7), Some(7), conflict), "another leader may have cut off what was not committed");
     }
 }

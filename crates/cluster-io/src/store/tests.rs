@@ -4,6 +4,7 @@ use openraft::{
     StorageError,
     storage::RaftLogStorage,
     testing::log::{StoreBuilder, Suite},
+    type_config::TypeConfigExt,
 };
 
 use super::*;
@@ -44,8 +45,8 @@ fn entry(index: u64) -> LogEntry {
 }
 
 async fn append(log: &mut Log, entries: std::ops::Range<u64>) {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    let callback = openraft::storage::IOFlushed::signal(sender.into());
+    let (sender, receiver) = Types::oneshot();
+    let callback = openraft::storage::IOFlushed::signal(sender);
     log.append(entries.map(entry), callback).await.expect("queues");
     receiver.await.expect("answers").expect("writes");
 }
