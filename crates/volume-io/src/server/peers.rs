@@ -152,8 +152,8 @@ impl Peers {
         let Some(answer) = dialer.answered() else { return };
         let link = answer.map_err(|error| error.to_string()).and_then(|socket| {
             let tls = self.identity.connect(&name).map_err(|error| error.to_string())?;
-            // The descriptor was registered for the call; a duplicate is a fresh one for the poller.
-            let socket = socket.try_clone().map_err(|error| error.to_string())?;
+            // It was watched for the call; the link watches it anew under its own name.
+            poller.remove(&socket).map_err(|error| error.to_string())?;
             Link::new(socket, tls, Some(name.clone()), now).map_err(|error| error.to_string())
         });
         if let Err(why) = link.and_then(|link| self.add(link, poller)) {

@@ -82,6 +82,11 @@ impl Poller {
         Ok(epoll::modify(&self.0, fd, EventData::new_u64(token.encode()), interest(read, write))?)
     }
 
+    /// Waits for `fd` no longer, though it stays open.
+    pub(super) fn remove(&self, fd: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.0, fd)?)
+    }
+
     /// Waits at most `timeout`; `None` is for ever.
     pub(super) fn wait(&self, timeout: Option<Duration>) -> io::Result<Vec<Token>> {
         let timeout = timeout.map(|timeout| Timespec {
