@@ -79,7 +79,10 @@ impl OneFile {
         self.client.ask(
             first,
             Box::new(move |result| match result {
-                Ok(_) if length > 0 => rest.zero(offset, length, keep_allocated, reply),
+                // On a thread of its own: this one takes the replies. Rare, as a piece is a gibibyte.
+                Ok(_) if length > 0 => {
+                    std::thread::spawn(move || rest.zero(offset, length, keep_allocated, reply));
+                }
                 Ok(_) => reply.ok(),
                 Err(failure) => reply.error(errno(failure)),
             }),

@@ -97,7 +97,8 @@ impl Client {
         Ok((Self(shared), size))
     }
 
-    /// Asks; `done` is called from another thread, or from this one if the promotion is over.
+    /// Asks; `done` is called from another thread, or from this one if the promotion is over. That thread is the one that
+    /// takes replies: `done` must not ask by itself, as the server stops reading while nobody takes its replies.
     pub(crate) fn ask(&self, ask: Ask, done: Done) {
         let mut writer = lock(&self.0.writer);
         let cookie = {
@@ -199,7 +200,9 @@ impl Shared {
             };
             let mut data = vec![0; length as usize];
             stream.read_exact(&mut data)?;
-            if let Some(one) = lock(&self.state).outstanding.remove(&cookie) {
+            // The lock ends with this statement: what is called may ask again.
+            let answered = lock(&self.state).outstanding.remove(&cookie);
+            if let Some(one) = answered {
                 (one.done)(if error == 0 { Ok(data.into()) } else { Err(Failure::Refused(error)) });
             }
         }
