@@ -1,6 +1,6 @@
 //! What the log's entries ask.
 
-use alloc::{boxed::Box, string::String};
+use alloc::{boxed::Box, string::String, vec::Vec};
 use core::fmt;
 use serde::{Deserialize, Serialize};
 use tandem_base::{ClusterId, GroupName, NodeName, OpenId, Proposal, RunId, ServiceName, SessionId};
@@ -113,8 +113,9 @@ pub enum Command {
         session: SessionId,
         /// This run of the volume server.
         open: OpenId,
-        /// The run before, as the superblock held it; `None` on a fresh disk.
-        previous: Option<OpenId>,
+        /// The runs before, as the superblock held them, newest first, back to the newest that was a member; none on a
+        /// fresh disk. Several, because a run may end before its opening is in the log: the register must name one.
+        previous: Vec<OpenId>,
     },
     /// A volume server is known to run no more: its supervisor saw it end. What it was, a member or the primary, it is no
     /// more, so that nobody has to wait for it. Optional: without it the next `OpenReplica` says the same, later.

@@ -257,6 +257,10 @@ impl State {
                         return Err(Refusal::PrimaryLive { group: group.clone(), primary: primary.node.clone() });
                     }
                 }
+                // A wish from before the placement moved on must not take the group from whom it is placed on.
+                if register.server.as_ref() != Some(node) {
+                    return Err(Refusal::NotPlaced { group: group.clone(), node: node.clone() });
+                }
                 next.in_sync.retain(|member, open| self.replica_live(group, member, *open));
                 next.primary = Some(Primary { node: node.clone(), open: *open, promotion: proposal.result() });
             }

@@ -4,10 +4,9 @@
 
 /// A rule that is broken on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
 pub enum Mutation {
     /// The leader answers a session's renewal although it has appended its expiry.
-    RenewAfterExpiryAppended = 1,
+    RenewAfterExpiryAppended,
     /// The leader answers a renewal at once, without a quorum round that started after it arrived.
     LeaseReadInsteadOfQuorumRound,
     /// A replica becomes primary while the old primary's session is live.
@@ -63,18 +62,22 @@ impl Mutation {
 
 #[cfg(feature = "mutations")]
 mod switch {
-    use core::sync::atomic::{AtomicU8, Ordering};
+    extern crate std;
 
-    /// One process plays one mutation at a time; 0 is none.
-    static ACTIVE: AtomicU8 = AtomicU8::new(0);
+    use core::cell::Cell;
 
-    /// Breaks one rule in this whole process, or none.
+    std::thread_local! {
+        /// Each world of the simulator lives in one thread, and several worlds in one process.
+        static ACTIVE: Cell<Option<super::Mutation>> = const { Cell::new(None) };
+    }
+
+    /// Breaks one rule in this whole thread, or none.
     pub fn set(mutation: Option<super::Mutation>) {
-        ACTIVE.store(mutation.map_or(0, |mutation| mutation as u8), Ordering::SeqCst);
+        ACTIVE.set(mutation);
     }
 
     pub(crate) fn active(mutation: super::Mutation) -> bool {
-        ACTIVE.load(Ordering::Relaxed) == mutation as u8
+        ACTIVE.get() == Some(mutation)
     }
 }
 

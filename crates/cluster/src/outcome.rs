@@ -192,6 +192,14 @@ pub enum Refusal {
         /// The old primary.
         primary: NodeName,
     },
+    /// Another node shall serve, or none.
+    #[error("group `{group}` is not placed on {node}")]
+    NotPlaced {
+        /// The group.
+        group: GroupName,
+        /// The node.
+        node: NodeName,
+    },
     /// A primary cannot take itself out.
     #[error("{0} is the primary and cannot leave the in-sync set; it hands over first")]
     PrimaryStays(NodeName),

@@ -97,7 +97,7 @@ impl State {
             Command::OpenSession { node, run, session } => self.open_session(node, *run, *session),
             Command::ExpireSession { node, session, why } => self.expire_session(node, *session, why),
             Command::OpenReplica { group, node, session, open, previous } => {
-                self.open_replica(group, node, *session, *open, previous.as_slice())
+                self.open_replica(group, node, *session, *open, previous)
             }
             Command::CloseReplica { group, node, session, open, why } => {
                 self.close_replica(group, node, *session, *open, why)

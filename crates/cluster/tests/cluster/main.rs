@@ -2,6 +2,8 @@
 
 mod leader;
 mod lease;
+#[cfg(feature = "mutations")]
+mod mutations;
 mod placement;
 mod random;
 mod register;

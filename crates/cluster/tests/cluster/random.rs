@@ -59,7 +59,7 @@ fn command(state: &State, roll: &Roll, drawn: &mut u64) -> Command {
         }
         2 => Command::ExpireSession { node: name, session, why: String::new() },
         3 | 4 => {
-            let previous = if roll.lucky { registered } else { Some(OpenId(roll.number)) };
+            let previous = if roll.lucky { registered } else { Some(OpenId(roll.number)) }.into_iter().collect();
             Command::OpenReplica { group: group(), node: name, session, open: OpenId(fresh), previous }
         }
         5 => {

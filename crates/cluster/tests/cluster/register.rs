@@ -76,6 +76,19 @@ fn nobody_becomes_primary_beside_a_live_one() {
 }
 
 #[test]
+fn a_node_that_the_group_is_not_placed_on_does_not_take_it() {
+    let mut world = World::running();
+    world.done(world.move_to("h1"));
+    world.stopped("r1");
+    let late = world.proposal("r1", 11, Change::Promote);
+    world.change("r1", 11, Change::Release).into_result().expect("primary");
+    world.refused(late, "is in epoch 2");
+    let command = world.proposal("r1", 11, Change::Promote);
+    world.refused(command, "not placed on r1");
+    world.promote("h1", 21).into_result().expect("placed here");
+}
+
+#[test]
 fn only_a_live_member_becomes_primary() {
     let mut world = World::running();
     world.change("r1", 11, shrink("h1")).into_result().expect("r1 is primary");

@@ -148,7 +148,7 @@ impl World {
     }
 
     pub(crate) fn open_command(&self, name: &str, session: u64, open: u64, previous: Option<u64>) -> Command {
-        let previous = previous.map(OpenId);
+        let previous = previous.map(OpenId).into_iter().collect();
         Command::OpenReplica {
             group: group(),
             node: node(name),
