@@ -85,10 +85,11 @@ impl Network {
         let all = self.interfaces().await?;
         let usable = |index: u32| all.iter().find(|one| one.index == index && !one.loopback).cloned();
         for (index, cidr) in self.addresses().await? {
-            if cidr.contains(address) && cidr.prefix() > 0 {
-                if let Some(found) = usable(index) {
-                    return Ok(found);
-                }
+            if cidr.contains(address)
+                && cidr.prefix() > 0
+                && let Some(found) = usable(index)
+            {
+                return Ok(found);
             }
         }
         if let Some(found) = self.default_route(address).await?.and_then(usable) {

@@ -28,8 +28,8 @@ pub fn at(target: &Path) -> io::Result<Option<Mounted>> {
 }
 
 fn read() -> io::Result<String> {
-    // Paths need not be UTF-8; one that is not becomes unlike any path we look for.
-    fs::read("/proc/self/mountinfo").map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    // The thread's own: one that entered another mount namespace sees that one. Paths need not be UTF-8; one that is not becomes unlike any path we look for.
+    fs::read("/proc/thread-self/mountinfo").map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Reads the file's lines, in mount order; a line it does not understand is left out.

@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn descendants_are_members_whatever_their_session() {
         let mut child = Command::new("sh")
-            .args(["-c", "setsid sh -c 'echo ready; read line' & wait"])
+            .args(["-c", "setsid sh -c 'echo ready; exec sleep 1000' & wait"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -1,13 +1,18 @@
 //! Service processes: started with a confinement, followed, stopped whole, and adopted by the next agent.
 
+mod error;
+mod spec;
+
+pub use error::ProcessError;
+pub use spec::{Exit, ProcessSpec, Stopped};
+
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use std::{
-    ffi::OsString,
     fs, io,
-    os::{fd::AsFd, unix::process::ExitStatusExt},
+    os::fd::AsFd,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::Stdio,
 };
 use tandem_base::Duration;
 use tokio::{io::Interest, process::Command, sync::watch};
@@ -15,191 +20,11 @@ use tokio::{io::Interest, process::Command, sync::watch};
 use crate::{
     Cgroups, Confinement, cgroup, log_file,
     proc_table::{self, ProcTable},
-    user::{User, UserError},
+    user::User,
 };
 
 /// How long the processes of a service may take to die of SIGKILL before the stop counts as failed.
 const KILL_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// What to start.
-#[derive(Debug, Clone)]
-pub struct ProcessSpec {
-    /// Names its record, its cgroup and its lines in the journal: one live process for each name.
-    pub name: String,
-    /// The program, looked up in `PATH`, and its arguments.
-    pub argv: Vec<OsString>,
-    /// Added to the agent's own environment.
-    pub env: Vec<(OsString, OsString)>,
-    /// Whom it runs as, if not as the agent.
-    pub user: Option<String>,
-    /// Its primary group, if not the user's; needs `user`.
-    pub group: Option<String>,
-    /// Where it starts; the agent's own directory otherwise.
-    pub directory: Option<PathBuf>,
-    /// Where its standard outputs go.
-    pub log: PathBuf,
-    /// The most bytes that file has; as many again are kept in `<log>.1`.
-    pub log_max: u64,
-    /// Standard output apart from the log, in a file that is emptied first.
-    pub stdout: Option<PathBuf>,
-    /// What asks it to stop; `Signal::TERM` unless the program is particular (PostgreSQL: `Signal::INT`).
-    pub stop_signal: Signal,
-}
-
-impl ProcessSpec {
-    /// A process with defaults for everything else.
-    #[must_use]
-    pub fn new(name: impl Into<String>, argv: Vec<OsString>, log: impl Into<PathBuf>) -> Self {
-        Self {
-            name: name.into(),
-            argv,
-            env: Vec::new(),
-            user: None,
-            group: None,
-            directory: None,
-            log: log.into(),
-            log_max: 4 << 20,
-            stdout: None,
-            stop_signal: Signal::TERM,
-        }
-    }
-}
-
-/// How the first process of a service ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// It returned this code.
-    Code(i32),
-    /// This signal ended it.
-    Signal(i32),
-    /// It ended, and was not our child: an earlier agent started it.
-    Unknown,
-}
-
-impl Exit {
-    /// Whether it returned 0.
-    #[must_use]
-    pub fn success(self) -> bool {
-        self == Self::Code(0)
-    }
-}
-
-impl std::fmt::Display for Exit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "exit code {code}"),
-            Self::Signal(signal) => write!(f, "signal {signal}"),
-            Self::Unknown => f.write_str("an unknown end"),
-        }
-    }
-}
-
-impl From<ExitStatus> for Exit {
-    fn from(status: ExitStatus) -> Self {
-        match (status.code(), status.signal()) {
-            (Some(code), _) => Self::Code(code),
-            (None, Some(signal)) => Self::Signal(signal),
-            (None, None) => Self::Unknown,
-        }
-    }
-}
-
-/// How a stop went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stopped {
-    /// It had ended before.
-    Already,
-    /// It ended when it was asked to.
-    Asked,
-    /// It did not in time, and was killed.
-    Killed,
-}
-
-/// Why a process could not be started, adopted or stopped.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProcessError {
-    /// Nothing to run.
-    #[error("service `{0}` has an empty command")]
-    NoCommand(String),
-    /// A process of this name lives already.
-    #[error("service `{name}` runs already, as process {pid}")]
-    Running {
-        /// The service.
-        name: String,
-        /// Its first process.
-        pid: u32,
-    },
-    /// The user or group is not there.
-    #[error("service `{name}` cannot change its user")]
-    User {
-        /// The service.
-        name: String,
-        /// Why.
-        #[source]
-        cause: UserError,
-    },
-    /// The program could not be executed.
-    #[error("service `{name}`: cannot start {program:?}")]
-    Start {
-        /// The service.
-        name: String,
-        /// The program.
-        program: OsString,
-        /// The system's reason.
-        #[source]
-        cause: io::Error,
-    },
-    /// A file of the service could not be read or written.
-    #[error("service `{name}`: cannot {what} {path}")]
-    File {
-        /// The service.
-        name: String,
-        /// The operation.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        #[source]
-        cause: io::Error,
-    },
-    /// The process could not be followed or signalled.
-    #[error("service `{name}`: cannot {what}")]
-    System {
-        /// The service.
-        name: String,
-        /// The operation.
-        what: &'static str,
-        /// The system's reason.
-        #[source]
-        cause: io::Error,
-    },
-    /// Processes survived SIGKILL, which a process does in an uninterruptible sleep only. The node must be fenced.
-    #[error("service `{name}`: processes {pids:?} do not die")]
-    Unkillable {
-        /// The service.
-        name: String,
-        /// Those that are left; empty if only the cgroup knows.
-        pids: Vec<u32>,
-    },
-}
-
-impl ProcessError {
-    /// One thing the operator can try, printed as `hint:`.
-    #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::Start { cause, .. } if cause.kind() == io::ErrorKind::NotFound => {
-                Some("is the package installed on this node, and the path the same on every node?")
-            }
-            Self::Start { cause, .. } if cause.kind() == io::ErrorKind::PermissionDenied => {
-                Some("changing the user needs root; is the program executable for that user?")
-            }
-            Self::Unkillable { .. } => Some("a device or network file system that a process waits for does not answer"),
-            _ => None,
-        }
-    }
-}
 
 /// What is written down of a process so that the next agent finds it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -377,12 +202,10 @@ impl ServiceProcesses {
             return Ok(None);
         };
         let pidfd = crate::clock::watch(pidfd).map_err(system("follow a process"))?;
-        let pid = process.record.pid;
         tokio::spawn(async move {
-            // Readable once the process has ended (pidfd_open(2)); a child of ours is also waited for.
-            let ready = pidfd.async_io(Interest::READABLE, |_| Ok(())).await;
-            let waited = wait_once(pid);
-            sender.send_replace(Some(if ready.is_ok() { waited } else { Exit::Unknown }));
+            // Readable once the process has ended (pidfd_open(2)). How it ended only its parent hears.
+            let _ = pidfd.async_io(Interest::READABLE, |_| Ok(())).await;
+            sender.send_replace(Some(Exit::Unknown));
         });
         process.follow(fs::metadata(&process.record.log).map_or(0, |log| log.len()));
         Ok(Some(process))
@@ -390,15 +213,6 @@ impl ServiceProcesses {
 
     fn path(&self, name: &str) -> PathBuf {
         self.records.join(format!("{name}.json"))
-    }
-}
-
-/// The exit of a process that may be our child, without waiting: an agent that replaced itself by exec has children
-/// that the tokio runtime does not know of.
-fn wait_once(pid: u32) -> Exit {
-    match rustix::process::waitpid(Pid::from_raw(pid as i32), rustix::process::WaitOptions::NOHANG) {
-        Ok(Some((_, status))) => Exit::from(ExitStatus::from_raw(status.as_raw())),
-        _ => Exit::Unknown,
     }
 }
 

@@ -47,7 +47,7 @@ pub fn run(socket: &Path) -> io::Result<()> {
     // Refused for a group leader, which is as good.
     let _ = rustix::process::setsid();
     let lock = rustix::fs::open(
-        &socket.with_extension("lock"),
+        socket.with_extension("lock"),
         OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC,
         Mode::RUSR | Mode::WUSR,
     )?;
