@@ -57,7 +57,7 @@ pub(crate) enum Control {
 /// What the volume server tells the agent.
 #[derive(Debug, Clone)]
 pub(crate) enum FromServer {
-    Opened { open: OpenId, previous: Option<OpenId> },
+    Opened { open: OpenId, previous: Vec<OpenId> },
     Propose(Proposal),
     Serving { promotion: Epoch },
     Ended { promotion: Epoch, why: String },
@@ -82,15 +82,26 @@ struct Appended {
     via: Option<usize>,
 }
 
+/// What the volume server was last told to be; it is told once, when that changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Role {
+    #[default]
+    Follow,
+    Serve,
+    Release,
+}
+
 /// What the agent knows of the volume server it is connected to.
 #[derive(Default)]
 struct ServerLink {
     run: u64,
-    opened: Option<(OpenId, Option<OpenId>)>,
+    opened: Option<(OpenId, Vec<OpenId>)>,
     serving: Option<Epoch>,
     configured: Option<Configuration>,
     asked_open: Time,
-    ordered: Time,
+    role: Role,
+    /// The configuration with which the role was last told.
+    ordered: Option<Configuration>,
 }
 
 /// The agent process and what it keeps durably (the consensus member, the applied state).
@@ -185,7 +196,11 @@ impl World {
         agent.timer = Time::MAX;
         agent.holder = Some(lease::Holder::new(timings, boot, tandem_base::Rng::new(seed)));
         agent.table = leader::SessionTable::new(timings);
-        agent.lifecycle = is_replica.then(|| service::Lifecycle::new(lifecycle_settings()));
+        let left = node.placed;
+        agent.lifecycle = is_replica.then(|| match left {
+            Some(placement) => service::Lifecycle::adopt(lifecycle_settings(), placement),
+            None => service::Lifecycle::new(lifecycle_settings()),
+        });
         agent.questions.clear();
         agent.appended.clear();
         agent.routes.clear();
@@ -207,7 +222,7 @@ impl World {
     /// The agent hears from the volume server that runs already.
     pub(crate) fn connect_agent(&mut self, n: usize) {
         let Some(server) = &self.nodes[n].server else { return };
-        let (open, opened, serving) = (server.open, server.opened, server.serving);
+        let (open, opened, serving) = (server.open, server.opened.clone(), server.serving);
         if let Some(previous) = opened {
             self.tell_agent(n, FromServer::Opened { open, previous });
         }
@@ -689,8 +704,8 @@ impl World {
                 self.tell_server(n, VolumeInput::LeaseGranted { until });
                 if was_over {
                     note!(self, "{} may act", self.nodes[n].name);
-                    self.lifecycle_input(n, service::Input::LeaseRenewed);
                     self.follow_intents(n)?;
+                    self.lifecycle_input(n, service::Input::LeaseRenewed);
                 }
             }
             lease::Output::Lapsed { why } => {
@@ -763,11 +778,16 @@ impl World {
     }
 
     /// The volume server is gone: the socket to it ended.
-    pub(crate) fn server_gone(&mut self, n: usize) {
+    pub(crate) fn server_gone(&mut self, n: usize, attached: bool, open: OpenId) {
         let node = &mut self.nodes[n];
         if node.agent.up {
             node.agent.link = ServerLink::default();
-            if node.attachment.is_some() {
+            if let Some(session) = node.agent.session {
+                let (group, node, why) = (self.group.clone(), node.name.clone(), "it was seen to end".to_owned());
+                self.propose(n, Command::CloseReplica { group, node, session, open, why }, QUESTION);
+            }
+            let node = &mut self.nodes[n];
+            if attached {
                 let why = "the volume server died".to_owned();
                 self.lifecycle_input(n, service::Input::AttachmentLost { why });
             }
@@ -779,7 +799,7 @@ impl World {
         let (now, local) = (self.now, self.local(n));
         let group = self.group.clone();
         let agent = &mut self.nodes[n].agent;
-        if let (Some((open, previous)), Some(session)) = (agent.link.opened, agent.session)
+        if let (Some((open, previous)), Some(session)) = (agent.link.opened.clone(), agent.session)
             && now >= agent.link.asked_open + 500 * MS
             && agent.lease > local
         {
@@ -806,24 +826,30 @@ impl World {
             };
             self.propose(n, command, QUESTION);
         }
-        if now >= self.nodes[n].agent.link.ordered + 500 * MS {
-            self.order(n);
-        }
+        self.order(n);
     }
 
     /// Orders the replica to serve or to release, as the log says.
     fn order(&mut self, n: usize) {
-        let now = self.now;
         if self.nodes[n].agent.link.run == 0 || self.nodes[n].agent.lease <= self.local(n) {
             return;
         }
         let intents = intents(&self.nodes[n].agent.state, &self.nodes[n].name);
-        self.nodes[n].agent.link.ordered = now;
-        if intents.serve.contains(&self.group) {
-            self.tell_server(n, VolumeInput::ServeOrdered);
-        } else if intents.release.contains(&self.group) && self.nodes[n].attachment.is_none() && !self.nodes[n].service
-        {
-            self.tell_server(n, VolumeInput::ReleaseOrdered);
+        let detached = self.nodes[n].attachment.is_none() && !self.nodes[n].service;
+        let role = match (intents.serve.contains(&self.group), intents.release.contains(&self.group)) {
+            (true, _) => Role::Serve,
+            (false, true) if detached => Role::Release,
+            (false, _) => Role::Follow,
+        };
+        let link = &mut self.nodes[n].agent.link;
+        let before = std::mem::replace(&mut link.role, role);
+        // A promotion elsewhere makes the server forget the order to serve: it is given again whenever the log moved.
+        let again = link.ordered != link.configured;
+        link.ordered.clone_from(&link.configured);
+        match role {
+            Role::Serve if before != role || again => self.tell_server(n, VolumeInput::ServeOrdered),
+            Role::Release if before != role => self.tell_server(n, VolumeInput::ReleaseOrdered),
+            _ => {}
         }
     }
 
@@ -834,6 +860,11 @@ impl World {
         }
         let intents = intents(&node.agent.state, &node.name);
         self.order(n);
+        let placed = self.nodes[n].placed;
+        if matches!(intents.services.get(&self.service), Some(ServiceIntent::Run { placement }) if Some(*placement) == placed)
+        {
+            self.thaw(n)?;
+        }
         let input = match intents.services.get(&self.service) {
             Some(ServiceIntent::Run { placement }) => service::Input::Wanted { placement: *placement },
             Some(ServiceIntent::Stop { placement, why }) => {
@@ -856,11 +887,17 @@ impl World {
 
     fn lifecycle_output(&mut self, n: usize, output: service::Output) -> Result<(), Violation> {
         match output {
-            service::Output::Start { step, .. } => self.step_start(n, step)?,
+            service::Output::Start { step, placement } => {
+                self.nodes[n].placed = Some(placement);
+                self.step_start(n, step)?;
+            }
             service::Output::Stop { step, force } => self.step_stop(n, step, force),
             service::Output::StartMonitor(_) | service::Output::StopMonitor(_) => {}
             service::Output::Report(report) => {
                 note!(self, "{}: service {report:?}", self.nodes[n].name);
+                if matches!(report, service::Report::Stopped { .. } | service::Report::Failed { .. }) {
+                    self.nodes[n].placed = None;
+                }
                 let now = self.now;
                 self.nodes[n].agent.report = Some((report, 0, now));
             }
@@ -882,7 +919,8 @@ impl World {
                 self.try_attach(n);
                 return Ok(());
             }
-            Step::Process => self.service_acts(n)?,
+            // What runs already counts as started.
+            Step::Process if !self.nodes[n].service => self.service_acts(n)?,
             _ => {}
         }
         let run = self.nodes[n].agent.run;
@@ -900,7 +938,10 @@ impl World {
         }
         agent.attach_wanted = false;
         let run = agent.run;
-        self.attach(n, promotion);
+        let attached = self.nodes[n].attachment.and_then(|id| self.attachments.get(&id));
+        if attached.is_none_or(|it| it.promotion != promotion) {
+            self.attach(n, promotion);
+        }
         let delay = self.rng.between(1, 10) * MS;
         self.after(delay, Event::StepDone { node: n, run, step: Step::Attach, started: true });
     }

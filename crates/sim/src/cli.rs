@@ -12,13 +12,14 @@ use std::{
 use crate::{Failure, Mutation, Options, Summary, run};
 
 const USAGE: &str =
-    "usage: cargo xtask sim [--seeds N] [--from S] [--mutation NAME|all] [--replicas 2|3] [--threads N] [--trace]
+    "usage: cargo xtask sim [--seeds N] [--from S] [--mutation NAME|all] [--replicas 2|3] [--threads N] [--failures N] [--trace]
 
   --seeds N        how many histories (default 1000)
   --from S         the first seed (default 0)
   --mutation NAME  break one rule of the cores and look for the seed that notices; `all`: each in turn; `list`: names
   --replicas N     2 or 3; without it the seed decides
   --threads N      default: one for each processor
+  --failures N     stop after so many failed histories (default 1)
   --trace          print every event of a failed history, or of a single one";
 
 /// Seeds in which a mutation must be noticed.
@@ -30,12 +31,14 @@ struct Arguments {
     mutation: Option<String>,
     replicas: Option<usize>,
     threads: usize,
+    failures: usize,
     trace: bool,
 }
 
 fn parse(arguments: &[String]) -> Result<Arguments, String> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut parsed = Arguments { seeds: None, from: 0, mutation: None, replicas: None, threads, trace: false };
+    let mut parsed =
+        Arguments { seeds: None, from: 0, mutation: None, replicas: None, threads, failures: 1, trace: false };
     let mut rest = arguments.iter().cloned();
     while let Some(argument) = rest.next() {
         let mut value = || rest.next().ok_or_else(|| format!("{argument} wants a value\n\n{USAGE}"));
@@ -47,6 +50,7 @@ fn parse(arguments: &[String]) -> Result<Arguments, String> {
             "--from" => parsed.from = number(value()?)?,
             "--mutation" => parsed.mutation = Some(value()?),
             "--threads" => parsed.threads = (number(value()?)? as usize).max(1),
+            "--failures" => parsed.failures = (number(value()?)? as usize).max(1),
             "--replicas" => match number(value()?)? {
                 replicas @ 2..=3 => parsed.replicas = Some(replicas as usize),
                 other => return Err(format!("--replicas is 2 or 3, not {other}\n\n{USAGE}")),
@@ -96,7 +100,7 @@ fn judge(arguments: &[String]) -> u8 {
 fn plain(arguments: &Arguments, options: &Options) -> u8 {
     let seeds = arguments.seeds.unwrap_or(1_000);
     let begun = Instant::now();
-    let (failures, total) = play(arguments.from, seeds, arguments.threads, options, 1);
+    let (failures, total) = play(arguments.from, seeds, arguments.threads, options, arguments.failures);
     for failure in &failures {
         if arguments.trace {
             let again = run(failure.seed, &Options { trace: true, ..options.clone() });
@@ -111,7 +115,7 @@ fn plain(arguments: &Arguments, options: &Options) -> u8 {
     }
     let seconds = begun.elapsed().as_secs_f64();
     println!(
-        "sim: {} histories, {} violations, in {seconds:.1} s; {} events, {} writes acknowledged, {} promotions, {} faults, {} total losses, {} h of simulated time",
+        "sim: {} histories, {} violations, in {seconds:.1} s; {} events, {} writes acknowledged, {} promotions, {} faults, {} total losses, {} stopped, {} h of simulated time",
         total.0,
         failures.len(),
         total.1.events,
@@ -119,6 +123,7 @@ fn plain(arguments: &Arguments, options: &Options) -> u8 {
         total.1.promotions,
         total.1.faults,
         total.1.losses,
+        total.1.stopped,
         total.1.elapsed_ms / 3_600_000,
     );
     u8::from(!failures.is_empty())

@@ -27,6 +27,8 @@ impl World {
         if self.nodes[n].server.is_none() {
             return;
         }
+        // One device, one attachment: an agent that starts again finds the old one and closes it.
+        self.close_attachments(n);
         let id = self.id();
         let attachment =
             Attachment { node: n, promotion, pending: Vec::new(), active: false, closed: false, draining: false };
@@ -148,17 +150,14 @@ impl World {
         self.server_input(n, Input::Submitted { request: RequestId(request), promotion, what })
     }
 
-    fn forget(&mut self, n: usize, request: u64) -> bool {
-        let Some(id) = self.nodes[n].attachment else { return false };
-        let Some(attachment) = self.attachments.get_mut(&id) else { return false };
-        let before = attachment.pending.len();
+    fn forget(&mut self, n: usize, request: u64) {
+        let found = self.attachments.iter_mut().find(|(_, it)| it.node == n && it.pending.contains(&request));
+        let Some((&id, attachment)) = found else { return };
         attachment.pending.retain(|pending| *pending != request);
-        let known = attachment.pending.len() < before;
         if attachment.draining && attachment.pending.is_empty() {
             self.close(id);
             self.drained(n);
         }
-        known
     }
 
     pub(crate) fn request_answered(&mut self, n: usize, request: u64, data: Option<&[u8]>) -> Result<(), Violation> {
@@ -184,21 +183,35 @@ impl World {
     pub(crate) fn service_acts(&mut self, n: usize) -> Result<(), Violation> {
         self.check_others(n)?;
         self.nodes[n].service = true;
+        self.nodes[n].thawed = true;
         Ok(())
     }
 
     /// The node may act until `until`: what was frozen there thaws.
     pub(crate) fn granted(&mut self, n: usize, until: Instant) -> Result<(), Violation> {
         let local = self.local(n);
-        let thaws = self.nodes[n].service && self.nodes[n].lease <= local && until > local;
+        if self.nodes[n].lease <= local {
+            // The guard has frozen it; it thaws only if it is still what the log wants here.
+            self.nodes[n].thawed = false;
+        }
         self.nodes[n].lease = self.nodes[n].lease.max(until);
-        if thaws { self.check_others(n) } else { Ok(()) }
+        Ok(())
+    }
+
+    /// What the guard froze here thaws.
+    pub(crate) fn thaw(&mut self, n: usize) -> Result<(), Violation> {
+        if self.nodes[n].service && !self.nodes[n].thawed {
+            note!(self, "{}: the service thaws", self.nodes[n].name);
+            self.check_others(n)?;
+            self.nodes[n].thawed = true;
+        }
+        Ok(())
     }
 
     fn check_others(&self, n: usize) -> Result<(), Violation> {
         let grace = self.topology.timings.grace;
         for (other, node) in self.nodes.iter().enumerate() {
-            if other != n && node.service && !node.paused {
+            if other != n && node.service && node.thawed && !node.paused {
                 // The guard needs at most its grace, on a clock that may be slow.
                 let until = node.clock.when(node.lease).saturating_add(grace.as_nanos());
                 i6::check(self.now, n, other, until)?;

@@ -147,6 +147,7 @@ impl World {
         node.paused = false;
         node.deferred.clear();
         node.service = false;
+        node.placed = None;
         node.lease = tandem_base::Instant::ZERO;
         self.stop_agent(n);
         self.stop_server(n, true);
@@ -341,6 +342,7 @@ impl World {
         note!(self, "--- {} gets another disk ---", self.nodes[n].name);
         let size = self.volumes.iter().map(|volume| volume.size as usize).sum();
         self.nodes[n].disk = Some(Disk::new(size));
+        self.nodes[n].spoiled = true;
     }
 
     fn pause(&mut self, n: usize, duration: Time) {

@@ -13,8 +13,8 @@ pub(crate) struct Server {
     pub run: u64,
     pub replica: Replica,
     pub open: OpenId,
-    /// What the superblock held before, once it says that it is opened.
-    pub opened: Option<Option<OpenId>>,
+    /// The runs before, once it says that it is opened.
+    pub opened: Option<Vec<OpenId>>,
     /// The promotion whose attachments may be made.
     pub serving: Option<Epoch>,
     /// Operations under way.
@@ -46,10 +46,16 @@ pub(crate) struct Node {
     /// Raised at every start of any process here.
     pub runs: u64,
     pub disk_fault: DiskFault,
+    /// Its disk refused something, or was exchanged, since its replica was last in sync: what it held is gone.
+    pub spoiled: bool,
     /// The last lease that the node was granted, on its own clock, for the guard.
     pub lease: Instant,
     /// The service's processes exist here.
     pub service: bool,
+    /// They are not frozen.
+    pub thawed: bool,
+    /// The placement that the service was last started for, as the agent wrote it down for its successor.
+    pub placed: Option<u64>,
     /// The attachment and its workload.
     pub attachment: Option<u64>,
 }

@@ -93,6 +93,7 @@ impl World {
             }
         }
         disk.process_died();
+        let attached = self.nodes[n].attachment.is_some();
         self.close_attachments(n);
         for id in self.connections.keys().copied().collect::<Vec<_>>() {
             let Some(connection) = self.connections.get_mut(&id) else { continue };
@@ -115,7 +116,7 @@ impl World {
         }
         self.check_losses();
         if !power {
-            self.server_gone(n);
+            self.server_gone(n, attached, server.open);
         }
     }
 
@@ -215,7 +216,7 @@ impl World {
             Output::Opened { open, previous } => {
                 note!(self, "{}: opened {open}, before {previous:?}", self.nodes[n].name);
                 if let Some(server) = &mut self.nodes[n].server {
-                    server.opened = Some(previous);
+                    server.opened = Some(previous.clone());
                 }
                 self.tell_agent(n, FromServer::Opened { open, previous });
             }
@@ -246,6 +247,7 @@ impl World {
                     if let Some(server) = &mut self.nodes[n].server {
                         server.failed = true;
                     }
+                    self.nodes[n].spoiled = true;
                     self.check_losses();
                     self.tell_agent(n, FromServer::DiskFailed { why });
                     // Somebody looks after the disk, and starts the server again.

@@ -23,6 +23,10 @@ impl World {
                     note!(self, "--- whole again; the workload stops ---");
                     self.phase = Phase::Settling;
                 }
+                if self.has_stopped() {
+                    self.summary.stopped = 1;
+                    return Ok(true);
+                }
                 self.in_time()?;
                 Ok(false)
             }
@@ -41,6 +45,21 @@ impl World {
             return Ok(());
         }
         Err(i4::late(&self.situation()))
+    }
+
+    /// Whether the last in-sync disk was lost, so that the system must stop rather than go back in time.
+    fn has_stopped(&self) -> bool {
+        if self.now < self.phase_since + i4::BOUND {
+            return false;
+        }
+        let Some(register) = self.register() else { return false };
+        let known = std::env::var("SIM_KNOWN1").is_ok();
+        register.in_sync.len() == 1
+            && (0..self.replicas).any(|n| {
+                let node = &self.nodes[n];
+                let opened = node.server.as_ref().is_some_and(|server| register.is_member(&node.name, server.open));
+                register.in_sync.contains_key(&node.name) && !opened && (node.spoiled || known)
+            })
     }
 
     /// How things stand, for whoever has to find out why.

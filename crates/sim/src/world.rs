@@ -171,6 +171,8 @@ pub struct Summary {
     pub faults: u64,
     /// Times at which every copy of what was not flushed was destroyed.
     pub losses: u64,
+    /// 1 when the system stopped, and said so, since the last in-sync disk was lost.
+    pub stopped: u64,
 }
 
 impl Summary {
@@ -183,6 +185,7 @@ impl Summary {
         self.promotions += other.promotions;
         self.faults += other.faults;
         self.losses += other.losses;
+        self.stopped += other.stopped;
     }
 }
 
@@ -289,8 +292,11 @@ impl World {
                 disk: (index < replicas).then(|| Disk::new(total * SECTOR)),
                 runs: 0,
                 disk_fault: DiskFault::default(),
+                spoiled: false,
                 lease: Instant::ZERO,
                 service: false,
+                thawed: false,
+                placed: None,
                 attachment: None,
             });
         }
@@ -377,6 +383,7 @@ impl World {
 
     /// Whether some member of the in-sync set still holds everything, in the open that the register names.
     pub(crate) fn check_losses(&mut self) {
+        let mut spared = Vec::new();
         let Some(register) = self.register() else { return };
         if register.in_sync.is_empty() {
             return;
@@ -385,6 +392,16 @@ impl World {
             let node = &self.nodes[index];
             node.server.as_ref().is_some_and(|server| !server.failed && register.is_member(&node.name, server.open))
         });
+        for index in 0..self.replicas {
+            let node = &self.nodes[index];
+            let sound = node.server.as_ref().is_some_and(|it| !it.failed && register.is_member(&node.name, it.open));
+            if sound && self.nodes[index].spoiled {
+                spared.push(index);
+            }
+        }
+        for index in spared {
+            self.nodes[index].spoiled = false;
+        }
         if !survivor && !self.loss {
             self.loss = true;
             self.summary.losses += 1;

@@ -1,6 +1,6 @@
 //! What a replica wants done. Imperative: the runtime carries out, without choices of its own.
 
-use alloc::string::String;
+use alloc::{string::String, vec::Vec};
 use bytes::Bytes;
 use tandem_base::{Configuration, Epoch, NodeName, OpenId, Proposal};
 
@@ -175,8 +175,8 @@ pub enum Output {
     Opened {
         /// This run.
         open: OpenId,
-        /// The run before, as the superblock held it; `None` on a fresh disk.
-        previous: Option<OpenId>,
+        /// The runs before, newest first: the register must know one of them ([`Superblock::previous`]).
+        previous: Vec<OpenId>,
     },
     /// Have this change committed. The engine repeats it until the register has moved on.
     Propose(Proposal),

@@ -11,7 +11,7 @@ use crate::{
     register::Register,
     secondary::Follower,
     status::Counters,
-    superblock::Superblock,
+    superblock::{PREVIOUS_MAX, Superblock},
     unsettled::Unsettled,
 };
 
@@ -35,7 +35,12 @@ pub struct Replica {
     rng: Rng,
     /// The superblock holds this run.
     pub(crate) opened: bool,
-    previous: Option<OpenId>,
+    previous: Vec<OpenId>,
+    /// The register has shown this run as a member.
+    member: bool,
+    /// An earlier run's disk failed, and this replica was not brought in sync since: what it reads back is not to be
+    /// trusted, because pages that never reached the disk may look clean.
+    pub(crate) suspect: bool,
     superblock_sequence: u64,
     /// The promise that a store in flight makes durable.
     storing: Option<Epoch>,
@@ -86,7 +91,9 @@ impl Replica {
             rng: Rng::new(seed),
             opened: false,
             // What a failed run held is not to be trusted: the register must not take this run for its successor.
-            previous: stored.as_ref().filter(|stored| !stored.failed).map(|stored| stored.open),
+            previous: stored.as_ref().filter(|stored| !stored.failed).map(earlier_runs).unwrap_or_default(),
+            member: false,
+            suspect: stored.as_ref().is_some_and(|stored| stored.failed),
             superblock_sequence: stored.as_ref().map_or(0, |stored| stored.sequence),
             storing: None,
             store_again: false,
@@ -189,6 +196,17 @@ impl Replica {
 
     fn configured(&mut self, configuration: Configuration) {
         let Some(before) = self.register.apply(configuration) else { return };
+        let promotion = |configuration: &Configuration| configuration.primary.as_ref().map(|primary| primary.promotion);
+        let elsewhere = !self.register.applied().is_primary(&self.config.node, self.open);
+        if elsewhere && promotion(self.register.applied()).is_some_and(|now| promotion(&before) != Some(now)) {
+            // Another replica was promoted, so the group's place is there; an order of before is no order any more.
+            self.wanted = false;
+        }
+        if !self.member && self.register.applied().is_member(&self.config.node, self.open) {
+            self.member = true;
+            self.suspect = false;
+            self.store_superblock();
+        }
         if let Some(primary) = &self.primary
             && self.register.is_over(primary.promotion)
         {
@@ -233,9 +251,10 @@ impl Replica {
             sequence: self.superblock_sequence,
             promised: self.promised,
             open: self.open,
-            previous: self.previous,
+            previous: self.previous.clone(),
+            member: self.member,
             clean: false,
-            failed: self.failed.is_some(),
+            failed: self.failed.is_some() || self.suspect,
             volumes: self.config.volumes.clone(),
         };
         self.disk.start(Job::Superblock, &mut self.outputs, |op| DiskOp::StoreSuperblock { op, superblock });
@@ -256,7 +275,7 @@ impl Replica {
         self.promised_durable = promised;
         if !self.opened && self.failed.is_none() {
             self.opened = true;
-            self.outputs.push_back(Output::Opened { open: self.open, previous: self.previous });
+            self.outputs.push_back(Output::Opened { open: self.open, previous: self.previous.clone() });
             for peer in 0..self.peers.len() {
                 self.say_hello(peer);
             }
@@ -290,4 +309,17 @@ impl Replica {
             None => {}
         }
     }
+}
+
+/// The runs that the register may know, seen from the next one: those back to the newest that was a member.
+fn earlier_runs(stored: &Superblock) -> Vec<OpenId> {
+    let mut runs = alloc::vec![stored.open];
+    if !stored.member {
+        runs.extend_from_slice(&stored.previous);
+    }
+    if runs.len() > PREVIOUS_MAX {
+        // The oldest was a member, if any was: it is the last to be forgotten.
+        runs.drain(PREVIOUS_MAX - 1..runs.len() - 1);
+    }
+    runs
 }

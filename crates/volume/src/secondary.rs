@@ -200,7 +200,13 @@ impl Replica {
             DiskOutcome::Failed(error) => self.fail(error),
             DiskOutcome::Data(data) => {
                 if self.follower.leader == Some((peer, connection)) && self.follows(peer, promotion) {
-                    self.send(peer, Message::Hashes { promotion, chunk, hashes: hashes(&data) });
+                    let mut hashes = hashes(&data);
+                    if self.suspect {
+                        // Read back from a page that looks clean, but never reached the disk, it would match: a hash
+                        // that cannot match has everything sent, and so written again.
+                        hashes.iter_mut().flatten().for_each(|byte| *byte = !*byte);
+                    }
+                    self.send(peer, Message::Hashes { promotion, chunk, hashes });
                 }
             }
             DiskOutcome::Done => {}

@@ -40,6 +40,8 @@ pub const BLOCK_SIZE: usize = 4096;
 pub const COPIES: usize = 4;
 /// Volumes that fit.
 pub const VOLUMES_MAX: usize = 32;
+/// Earlier runs that fit. More restarts than these without reaching the cluster once forget the middle ones.
+pub const PREVIOUS_MAX: usize = 64;
 
 /// What a replica must remember over a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,11 +58,16 @@ pub struct Superblock {
     pub promised: Epoch,
     /// The run that stored it.
     pub open: OpenId,
-    /// The run before.
-    pub previous: Option<OpenId>,
+    /// The runs before, newest first, as far back as the newest one that was a member: which of them the register knows
+    /// cannot be told, since a run may end before its opening is committed, and before it learns that it was. Empty on
+    /// a fresh disk, and after a run whose disk failed.
+    pub previous: Vec<OpenId>,
+    /// The register has shown this run as a member.
+    pub member: bool,
     /// The run ended in order, with everything durable.
     pub clean: bool,
-    /// The disk refused an operation in this run: what the replica holds is not to be trusted.
+    /// The disk refused an operation in this run, or in an earlier one since which the replica was not brought in sync:
+    /// what it holds is not to be trusted, not even what it reads back.
     pub failed: bool,
     /// The volumes, in order.
     pub volumes: Vec<VolumeSpec>,
@@ -138,21 +145,23 @@ pub enum Selected {
 
 const MAGIC: [u8; 8] = *b"TANDEMSB";
 const FLAGS: usize = 10;
+const PREVIOUS: usize = 200;
 const VOLUMES: usize = 1024;
 const VOLUME_BYTES: usize = 72;
 const CHECKSUM: usize = BLOCK_SIZE - 4;
 const CLEAN: u16 = 1;
 const FAILED: u16 = 2;
-const PREVIOUS: u16 = 4;
+const MEMBER: u16 = 4;
 
 /// The 4096 bytes of one copy.
 ///
 /// # Panics
 ///
-/// If there are more than [`VOLUMES_MAX`] volumes.
+/// If there are more than [`VOLUMES_MAX`] volumes or [`PREVIOUS_MAX`] earlier runs.
 #[must_use]
 pub fn encode(superblock: &Superblock) -> [u8; BLOCK_SIZE] {
     assert!(superblock.volumes.len() <= VOLUMES_MAX, "a group has at most {VOLUMES_MAX} volumes");
+    assert!(superblock.previous.len() <= PREVIOUS_MAX, "at most {PREVIOUS_MAX} earlier runs are kept");
     let mut block = [0; BLOCK_SIZE];
     let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
     let name = |name: &str| {
@@ -161,7 +170,7 @@ pub fn encode(superblock: &Superblock) -> [u8; BLOCK_SIZE] {
         field[1..=name.len()].copy_from_slice(name.as_bytes());
         field
     };
-    let flags = [(superblock.clean, CLEAN), (superblock.failed, FAILED), (superblock.previous.is_some(), PREVIOUS)];
+    let flags = [(superblock.clean, CLEAN), (superblock.failed, FAILED), (superblock.member, MEMBER)];
     put(0, &MAGIC);
     put(8, &FORMAT.to_le_bytes());
     put(FLAGS, &flags.iter().map(|(set, bit)| if *set { *bit } else { 0 }).sum::<u16>().to_le_bytes());
@@ -171,9 +180,12 @@ pub fn encode(superblock: &Superblock) -> [u8; BLOCK_SIZE] {
     put(40, &superblock.promised.number.to_le_bytes());
     put(48, &superblock.promised.tag.to_le_bytes());
     put(56, &superblock.open.0.to_le_bytes());
-    put(64, &superblock.previous.map_or(0, |open| open.0).to_le_bytes());
+    put(64, &(superblock.previous.len() as u64).to_le_bytes());
     put(72, &name(superblock.group.as_str()));
     put(136, &name(superblock.node.as_str()));
+    for (index, open) in superblock.previous.iter().enumerate() {
+        put(PREVIOUS + index * 8, &open.0.to_le_bytes());
+    }
     for (index, volume) in superblock.volumes.iter().enumerate() {
         put(VOLUMES + index * VOLUME_BYTES, &name(volume.name.as_str()));
         put(VOLUMES + index * VOLUME_BYTES + 64, &volume.size.to_le_bytes());
@@ -204,12 +216,16 @@ pub fn decode(block: &[u8]) -> Result<Superblock, CopyError> {
         return Err(CopyError::Format(format));
     }
     let flags = u16::from_le_bytes(array(block, FLAGS));
-    if flags & !(CLEAN | FAILED | PREVIOUS) != 0 {
+    if flags & !(CLEAN | FAILED | MEMBER) != 0 {
         return Err(CopyError::Value(FLAGS));
     }
     let count = u32::from_le_bytes(array(block, 12)) as usize;
     if count > VOLUMES_MAX {
         return Err(CopyError::Value(12));
+    }
+    let earlier = usize::try_from(u64::from_le_bytes(array(block, 64))).unwrap_or(usize::MAX);
+    if earlier > PREVIOUS_MAX {
+        return Err(CopyError::Value(64));
     }
     let volumes = (0..count).map(|index| VOLUMES + index * VOLUME_BYTES).map(|at| {
         let name = VolumeName::new(text(block, at)?).map_err(|_| CopyError::Value(at))?;
@@ -222,7 +238,8 @@ pub fn decode(block: &[u8]) -> Result<Superblock, CopyError> {
         sequence: u64::from_le_bytes(array(block, 16)),
         promised: Epoch { number: u64::from_le_bytes(array(block, 40)), tag: u64::from_le_bytes(array(block, 48)) },
         open: OpenId(u64::from_le_bytes(array(block, 56))),
-        previous: (flags & PREVIOUS != 0).then(|| OpenId(u64::from_le_bytes(array(block, 64)))),
+        previous: (0..earlier).map(|index| OpenId(u64::from_le_bytes(array(block, PREVIOUS + index * 8)))).collect(),
+        member: flags & MEMBER != 0,
         clean: flags & CLEAN != 0,
         failed: flags & FAILED != 0,
         volumes: volumes.collect::<Result<_, _>>()?,

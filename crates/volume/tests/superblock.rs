@@ -15,7 +15,8 @@ fn example(sequence: u64) -> Superblock {
         sequence,
         promised: Epoch { number: 5, tag: 6 },
         open: OpenId(7),
-        previous: Some(OpenId(8)),
+        previous: vec![OpenId(8), OpenId(9)],
+        member: true,
         clean: false,
         failed: true,
         volumes: vec![VolumeSpec { name: "ledger".parse().expect("a name"), size: 64 << 20 }],
@@ -42,11 +43,12 @@ fn the_layout_holds() {
     assert_eq!(block[24..40], 0x0102u128.to_le_bytes());
     assert_eq!(
         block[40..72],
-        [5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0]
+        [5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]
     );
     assert_eq!(&block[72..80], b"\x06ledger\0");
     assert_eq!(&block[136..140], b"\x02r1\0");
-    assert!(block[200..1024].iter().all(|byte| *byte == 0), "reserved");
+    assert_eq!(block[200..216], [8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
+    assert!(block[216..1024].iter().all(|byte| *byte == 0), "free or reserved");
     assert_eq!(&block[1024..1031], b"\x06ledger");
     assert_eq!(block[1088..1096], (64u64 << 20).to_le_bytes());
     assert_eq!(u32::from_le_bytes(block[4092..].try_into().expect("4 bytes")), CHECKSUM);
@@ -54,7 +56,7 @@ fn the_layout_holds() {
 }
 
 /// Computed by another implementation.
-const CHECKSUM: u32 = 3404977543;
+const CHECKSUM: u32 = 1500699397;
 
 #[test]
 fn the_newest_of_a_majority_counts_and_the_rest_is_repaired() {
@@ -131,7 +133,8 @@ proptest! {
 
     #[test]
     fn what_is_stored_is_read(
-        sequence: u64, cluster: u128, number: u64, tag: u64, open: u64, previous: Option<u64>, clean: bool, failed: bool,
+        sequence: u64, cluster: u128, number: u64, tag: u64, open: u64, clean: bool, failed: bool,
+        member: bool, previous in prop::collection::vec(any::<u64>(), 0..=64),
         sizes in prop::collection::vec(any::<u64>(), 0..=32),
     ) {
         let volume = |(index, size): (usize, &u64)| VolumeSpec {
@@ -143,7 +146,8 @@ proptest! {
             sequence,
             promised: Epoch { number, tag },
             open: OpenId(open),
-            previous: previous.map(OpenId),
+            previous: previous.into_iter().map(OpenId).collect(),
+            member,
             clean,
             failed,
             volumes: sizes.iter().enumerate().map(volume).collect(),

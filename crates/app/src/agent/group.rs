@@ -213,7 +213,7 @@ impl Keeper {
                         if self.pass_on(client, request, next_status).is_err() { return }
                     }
                 },
-                _ = register.tick() => self.register(opened),
+                _ = register.tick() => self.register(opened.as_ref()),
             }
         }
     }
@@ -234,7 +234,9 @@ impl Keeper {
         if let Some(until) = ordered.lease_until.filter(|_| ordered.lease_until != said.lease_until) {
             client.send(ToServer::Lease { until })?;
         }
-        if ordered.role != said.role {
+        // A promotion elsewhere makes the server forget the order to serve: it is given again whenever the log moved.
+        let again = ordered.role == Role::Serve && ordered.config != said.config;
+        if ordered.role != said.role || again {
             match ordered.role {
                 Role::Follow => {}
                 Role::Serve => client.send(ToServer::Serve)?,
@@ -246,9 +248,10 @@ impl Keeper {
     }
 
     /// Has the server's run registered, as long as the register names another.
-    fn register(&self, opened: Option<(OpenId, Option<OpenId>)>) {
+    fn register(&self, opened: Option<&(OpenId, Vec<OpenId>)>) {
         let orders = self.orders.borrow();
         let (Some((open, previous)), Some(session)) = (opened, orders.session) else { return };
+        let (open, previous) = (*open, previous.clone());
         if orders.registered == Some(open) {
             return;
         }

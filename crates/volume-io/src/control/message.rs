@@ -60,8 +60,8 @@ pub enum FromServer {
         node: NodeName,
         /// This run.
         open: OpenId,
-        /// The run before; `None` on a fresh disk.
-        previous: Option<OpenId>,
+        /// The runs before, newest first, of which the register must know one; none on a fresh disk.
+        previous: Vec<OpenId>,
     },
     /// Have this change committed. Repeated until the register has moved on.
     Propose(Proposal),

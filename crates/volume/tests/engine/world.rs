@@ -256,7 +256,7 @@ impl World {
             Output::Opened { open, previous } => {
                 // The cluster's log: a sole member that restarts keeps its place.
                 let sole = self.register.in_sync.len() == 1;
-                if sole && previous.is_some() && self.register.in_sync.get(node) == previous.as_ref() {
+                if sole && self.register.in_sync.get(node).is_some_and(|listed| previous.contains(listed)) {
                     self.register.in_sync.insert(node.clone(), open);
                     self.register.primary = None;
                     self.register.epoch = Epoch { number: self.register.epoch.number + 1, tag: 99 };
