@@ -129,7 +129,7 @@ async fn write_on(args: &ClientArgs, last: &mut u64) -> io::Result<()> {
                     number = Some(found + 1);
                     say("started", json!({ "number": found + 1 }))?;
                 }
-                Err(failed) => say("error", json!({ "number": 0, "error": format!("{failed:?}") }))?,
+                Err(failed) => say("error", json!({ "number": 0, "error": failed.to_string() }))?,
             }
             sleep_until(began + TRY_EVERY).await;
             continue;
@@ -186,7 +186,7 @@ async fn verify(args: &ClientArgs) -> io::Result<ExitCode> {
         let read = async { Connection::open(args).await?.all().await };
         match tokio::time::timeout_at(deadline, read).await {
             Ok(Ok(found)) => break found,
-            Ok(Err(failed)) if Instant::now() + TRY_EVERY >= deadline => return unanswered(&format!("{failed:?}")),
+            Ok(Err(failed)) if Instant::now() + TRY_EVERY >= deadline => return unanswered(&failed.to_string()),
             Ok(Err(_)) => sleep(TRY_EVERY).await,
             Err(_) => return unanswered(&format!("no answer within {} ms", args.patience_ms)),
         }

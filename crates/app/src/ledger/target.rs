@@ -20,12 +20,17 @@ pub(super) enum Kind {
 }
 
 /// Why a try failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Failed {
     /// Try again, on a new connection.
+    #[error("{0}")]
     Again(String),
-    /// The service has lost what it acknowledged: this is its last record.
-    Lost { last: u64 },
+    /// The service has lost what it acknowledged.
+    #[error("the last record of the service is {last}")]
+    Lost {
+        /// Its last record.
+        last: u64,
+    },
 }
 
 impl Failed {
@@ -47,6 +52,9 @@ impl Drop for Connection {
         }
     }
 }
+
+/// How long PostgreSQL may take from the open connection to its first answer.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is written as record `number`.
 fn payload(number: u64) -> String {
@@ -71,6 +79,7 @@ impl Connection {
             Kind::Postgres => {
                 let mut config = tokio_postgres::Config::new();
                 config.host(args.target.ip().to_string()).port(args.target.port());
+                config.connect_timeout(Duration::from_millis(args.connect_timeout_ms));
                 config.user(&args.user).dbname(&args.dbname).application_name("tandem-rehearse");
                 if let Some(password) = &args.password {
                     config.password(password);
