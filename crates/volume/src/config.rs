@@ -76,7 +76,7 @@ impl ReplicaConfig {
             stall_timeout: Duration::from_secs(10),
             proposal_retry: Duration::from_millis(200),
             heartbeat: Duration::from_millis(250),
-            resync_window: 4,
+            resync_window: 16,
             joiner_backlog_max: 64 << 20,
             mutations: Mutations::NONE,
         }

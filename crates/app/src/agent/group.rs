@@ -79,6 +79,8 @@ const STATUS_WITHIN: Duration = Duration::from_secs(2);
 const REGISTER_AGAIN: Duration = Duration::from_millis(500);
 /// Between two tries to start the server; it says itself why it cannot.
 const START_AGAIN: Duration = Duration::from_secs(1);
+/// How long a server whose disk failed is left alone: a full disk may have been cleared by then, a dying one fails again.
+const DISK_AGAIN: Duration = Duration::from_secs(30);
 
 impl Group {
     /// Starts to look after the group whose server is described by `config`.
@@ -96,6 +98,8 @@ impl Group {
             refused: refused_set,
             requests: incoming,
             child: None,
+            opened: None,
+            disk_failed: false,
             asked: BTreeMap::new(),
         };
         tokio::spawn(keeper.run());
@@ -130,6 +134,10 @@ struct Keeper {
     requests: mpsc::UnboundedReceiver<Request>,
     /// The server, if this run of the agent started it.
     child: Option<Child>,
+    /// The run of the server that was last heard of, until it is known to be over.
+    opened: Option<OpenId>,
+    /// The server said that its disk failed.
+    disk_failed: bool,
     asked: BTreeMap<u64, oneshot::Sender<Status>>,
 }
 
@@ -155,6 +163,7 @@ impl Keeper {
 
     /// Starts the server unless ours still runs, and gives it time to open its socket.
     async fn start_server(&mut self) -> std::io::Result<()> {
+        let mut ended = "its control socket is gone".to_owned();
         if let Some(child) = &mut self.child {
             match child.try_wait()? {
                 None => {
@@ -162,11 +171,20 @@ impl Keeper {
                     return Ok(());
                 }
                 Some(status) => {
-                    tracing::warn!(group = %self.config.group, %status, "the volume server ended");
+                    ended = format!("the volume server ended with {status}");
                     self.child = None;
-                    tokio::time::sleep(START_AGAIN).await;
                 }
             }
+        }
+        if let Some(open) = self.opened.take() {
+            let failed = std::mem::take(&mut self.disk_failed);
+            if failed {
+                ended = "its disk failed".into();
+            }
+            self.close(open, ended);
+            tokio::time::sleep(if failed { DISK_AGAIN } else { START_AGAIN }).await;
+        } else if self.refused.borrow().is_some() {
+            tokio::time::sleep(START_AGAIN).await;
         }
         std::fs::create_dir_all(&self.run_dir)?;
         let config = self.run_dir.join("server.json");
@@ -180,6 +198,28 @@ impl Keeper {
         }
         self.child = Some(command.spawn()?);
         tokio::time::sleep(Duration::from_millis(20)).await;
+        Ok(())
+    }
+
+    /// Tells the register that a run of the server is over, so that nobody waits for it. If this is lost, the next run's
+    /// registration says the same.
+    fn close(&self, open: OpenId, why: String) {
+        tracing::warn!(group = %self.config.group, %open, why, "the replica is closed");
+        let Some(session) = self.orders.borrow().session else { return };
+        let (group, node) = (self.config.group.clone(), self.config.node.clone());
+        self.proposer.propose_in_background(Command::CloseReplica { group, node, session, open, why });
+    }
+
+    /// A server whose disk failed is ended, and another replica goes on; the last in-sync one stays, and its initiators
+    /// get the error.
+    fn give_up_disk(&mut self, client: &Client) -> Result<(), tandem_volume_io::control::ControlError> {
+        let last = {
+            let orders = self.orders.borrow();
+            orders.config.in_sync.keys().all(|node| *node == self.config.node) && !orders.config.in_sync.is_empty()
+        };
+        if self.disk_failed && !last {
+            client.send(ToServer::Stop)?;
+        }
         Ok(())
     }
 
@@ -200,10 +240,14 @@ impl Keeper {
                     None => return,
                     Some(FromServer::Opened { open, previous, .. }) => {
                         self.refused.send_replace(None);
+                        self.opened = Some(open);
                         opened = Some((open, previous));
                         register.reset_immediately();
                     }
-                    Some(message) => self.heard(message),
+                    Some(message) => {
+                        self.heard(message);
+                        if self.disk_failed && self.give_up_disk(client).is_err() { return }
+                    }
                 },
                 changed = self.orders.changed() => if changed.is_err() { return },
                 request = self.requests.recv() => match request {
@@ -261,6 +305,7 @@ impl Keeper {
 
     fn heard(&mut self, message: FromServer) {
         let group = &self.config.group;
+        self.disk_failed |= matches!(&message, FromServer::Note { kind: NoteKind::DiskFailed, .. });
         match message {
             FromServer::Propose(proposal) => {
                 self.proposer.propose_in_background(Command::Propose { group: group.clone(), proposal });

@@ -194,7 +194,10 @@ fn service_line(state: &State, name: &ServiceName, address: Option<String>) -> S
     let placement = state.service(name);
     let assignment = placement.and_then(|placement| placement.assignment.as_ref());
     let failed = placement.is_some_and(|placement| !placement.failures.is_empty());
+    // What is placed on a node that holds no lease does not run: the log waits for another node that can.
+    let stranded = assignment.is_some_and(|assignment| state.live_run(&assignment.node).is_none());
     let phase = match assignment.map(|assignment| &assignment.phase) {
+        Some(_) if stranded => "waiting",
         Some(Phase::Starting) => "starting",
         Some(Phase::Running) => "running",
         Some(Phase::Stopping { .. } | Phase::Releasing { .. }) => "stopping",

@@ -63,10 +63,14 @@ fn payload(number: u64) -> String {
 
 impl Connection {
     pub(super) async fn open(args: &ClientArgs) -> Result<Self, Failed> {
-        let patience = Duration::from_millis(args.connect_timeout_ms);
+        let connect = Duration::from_millis(args.connect_timeout_ms);
+        let patience = match args.kind {
+            Kind::Ledger => connect,
+            // A server process is forked for the connection and reads its catalogues before it answers.
+            Kind::Postgres => connect + HANDSHAKE_PATIENCE,
+        };
         let opened = tokio::time::timeout(patience, Self::connect(args)).await;
-        opened
-            .unwrap_or_else(|_| Err(Failed::Again(format!("connect: no answer within {} ms", args.connect_timeout_ms))))
+        opened.unwrap_or_else(|_| Err(Failed::Again(format!("connect: no answer within {} ms", patience.as_millis()))))
     }
 
     async fn connect(args: &ClientArgs) -> Result<Self, Failed> {

@@ -22,8 +22,10 @@ use crate::{
     },
 };
 
-/// How long a new cluster may take until every service runs and every replica is in sync.
-const WHOLE_WITHIN: Duration = Duration::from_secs(60);
+/// How long a cluster may take until every service runs and every replica is in sync, beside comparing all their bytes.
+const WHOLE_WITHIN: Duration = Duration::from_secs(120);
+/// Bytes that a machine that is busy with a whole lab compares in a second at least.
+const COMPARED_PER_SECOND: u64 = 10 << 20;
 /// How long a service may take to come back before the scenario is given up.
 const STEADY_WITHIN: Duration = Duration::from_secs(45);
 /// For this long writes must be acknowledged again without a gap before a service counts as back.
@@ -56,7 +58,7 @@ pub(crate) struct Seen {
 }
 
 impl<'a> Stage<'a> {
-    /// Builds the lab and waits until the cluster is whole.
+    /// Builds the lab; the cluster is not whole yet.
     pub(crate) fn build(
         plan: &'a Plan,
         plan_path: &Path,
@@ -71,7 +73,7 @@ impl<'a> Stage<'a> {
         let directory = lab.log("rehearsal").parent().map(Path::to_path_buf).unwrap_or_default();
         std::fs::create_dir_all(&directory)
             .map_err(|cause| LabError::System { doing: format!("make {}", directory.display()), cause })?;
-        let mut stage = Self {
+        Ok(Self {
             plan,
             lab,
             binary: crate::root::BINARY.into(),
@@ -83,9 +85,7 @@ impl<'a> Stage<'a> {
             fault_ns: None,
             events: Vec::new(),
             failures: Vec::new(),
-        };
-        stage.wait_whole(WHOLE_WITHIN)?;
-        Ok(stage)
+        })
     }
 
     pub(crate) fn step(&self, step: &str) {
@@ -93,8 +93,10 @@ impl<'a> Stage<'a> {
     }
 
     /// Waits until every node is live, every service runs and every replica is in sync.
-    pub(crate) fn wait_whole(&mut self, within: Duration) -> Result<(), LabError> {
+    pub(crate) fn wait_whole(&mut self) -> Result<(), LabError> {
         self.step("waits until every service runs and every replica is in sync");
+        let bytes: u64 = self.plan.volumes.values().map(|volume| volume.size.as_u64()).sum();
+        let within = WHOLE_WITHIN + Duration::from_secs(bytes / COMPARED_PER_SECOND);
         let deadline = Instant::now() + within;
         loop {
             let why = match view::status(&self.lab) {
