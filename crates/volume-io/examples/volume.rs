@@ -30,14 +30,17 @@ fn run() -> Result<(), Box<dyn Error>> {
     match arguments[..] {
         ["serve", config] => server::run(&serde_json::from_str(config)?)?,
         [kind @ ("attach-file" | "attach-device"), socket, export, mountpoint] => {
-            let file =
-                FileAttach { nbd_socket: socket.into(), export: export.parse()?, mountpoint: mountpoint.into() };
+            let file = FileAttach { nbd_socket: socket.into(), export: export.parse()?, mountpoint: mountpoint.into() };
             match kind {
                 "attach-file" => attach::file::run(&file)?,
                 _ => attach::device::run(&DeviceAttach { file })?,
             }
         }
-        _ => return Err("usage: volume serve CONFIG_JSON | volume attach-file|attach-device SOCKET EXPORT MOUNTPOINT".into()),
+        _ => {
+            return Err(
+                "usage: volume serve CONFIG_JSON | volume attach-file|attach-device SOCKET EXPORT MOUNTPOINT".into()
+            );
+        }
     }
     Ok(())
 }

@@ -89,6 +89,14 @@ impl Disk {
         self.pool.wake().as_fd()
     }
 
+    /// Waits for an end on the pool, at most `patience`.
+    pub(crate) fn wait(&self, patience: Duration) {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let timeout = Timespec { tv_sec: 0, tv_nsec: patience.subsec_nanos().into() };
+        // Woken early or not, the caller looks for himself.
+        let _ = poll(&mut [PollFd::from_borrowed_fd(self.wake(), PollFlags::IN)], Some(&timeout));
+    }
+
     /// The operations that ended on the pool since the last call.
     pub(crate) fn take_ended(&self) -> VecDeque<(DiskOpId, DiskOutcome)> {
         self.pool.take_ended()

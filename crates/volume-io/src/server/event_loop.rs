@@ -5,7 +5,7 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixListener},
 };
-use tandem_base::{Configuration, Duration, Instant, OpenId};
+use tandem_base::{Configuration, Instant, OpenId};
 use tandem_volume::{DiskOp, DiskOutcome, Input, Output, Replica, Superblock};
 
 use super::{
@@ -26,7 +26,7 @@ use crate::{
 /// Bytes of writes that wait for the disk pool; beyond them nobody is read.
 const DISK_BYTES_MAX: usize = 256 << 20;
 /// How long the loop waits for the pool when too much is queued there.
-const DISK_PAUSE: Duration = Duration::from_millis(5);
+const DISK_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// Everything the loop owns.
 pub(super) struct EventLoop<'a> {
@@ -102,10 +102,11 @@ impl<'a> EventLoop<'a> {
         while !self.stopping {
             let now = boottime();
             let due = [self.replica.poll_timeout(), self.peers.due(), self.initiators.due()];
-            let mut timeout = due.into_iter().flatten().min().map(|due| due.since(now));
+            let timeout = due.into_iter().flatten().min().map(|due| due.since(now));
             let crowded = self.disk.queued_bytes() > DISK_BYTES_MAX;
             if crowded {
-                timeout = Some(timeout.map_or(DISK_PAUSE, |timeout| timeout.min(DISK_PAUSE)));
+                // Nobody is read now, so readiness would only turn the loop.
+                self.disk.wait(DISK_PAUSE);
             }
             for token in self.poller.wait(timeout)? {
                 self.event(token, crowded);

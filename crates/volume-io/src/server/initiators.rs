@@ -71,6 +71,8 @@ struct Initiator {
     closing: bool,
     /// It ends at once: what was sent cannot be made whole.
     cut: bool,
+    /// Requests that came whole wait for the window.
+    stalled: bool,
     /// Interest that is registered: (read, write).
     watched: (bool, bool),
     blocked: bool,
@@ -218,6 +220,7 @@ impl Initiators {
                 request_bytes: 0,
                 closing: false,
                 cut: false,
+                stalled: false,
                 watched: (true, false),
                 blocked: false,
             };
@@ -280,7 +283,8 @@ impl Initiators {
                 }
                 Phase::Transmission(session) => {
                     let session = *session;
-                    if initiator.closing || !initiator.may_read(self.pending_bytes) {
+                    initiator.stalled = !initiator.may_read(self.pending_bytes);
+                    if initiator.closing || initiator.stalled {
                         break;
                     }
                     let request = match next_request(&mut initiator.input) {
@@ -349,7 +353,7 @@ impl Initiators {
                 continue;
             }
             let read = !initiator.closing && initiator.may_read(self.pending_bytes);
-            if read && !initiator.watched.0 {
+            if read && initiator.stalled {
                 resumed.push(*number);
             }
             // A connection that ends is not read, but its hang-up still wakes us (epoll(7) reports it always).

@@ -14,8 +14,10 @@ const PR_SET_IO_FLUSHER: libc::c_int = 57;
 /// Call it before any thread is started, which inherits the flag. What is not permitted is only logged: it matters for
 /// block devices under memory pressure, not for correctness.
 pub(super) fn resist_reclaim() {
+    // As wide as the kernel reads them: it refuses anything but zeroes.
+    let none: libc::c_ulong = 0;
     // SAFETY: this prctl takes numbers only.
-    if unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) } != 0 {
+    if unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1 as libc::c_ulong, none, none, none) } != 0 {
         let error = io::Error::last_os_error();
         tracing::info!(%error, "PR_SET_IO_FLUSHER is not permitted: under memory pressure this volume may stall");
     }

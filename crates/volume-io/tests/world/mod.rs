@@ -13,7 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 use tandem_base::{
-    ByteSize, Change, ClusterId, Configuration, Epoch, GroupName, Instant as BootInstant, NodeName, OpenId, Primary, Proposal,
+    ByteSize, Change, ClusterId, Configuration, Epoch, GroupName, Instant as BootInstant, NodeName, OpenId, Primary,
+    Proposal,
 };
 use tandem_volume_io::{
     control::{Client, FromServer, Status, ToServer},
@@ -21,18 +22,18 @@ use tandem_volume_io::{
 };
 use tempfile::TempDir;
 
-pub const CLUSTER: ClusterId = ClusterId(0x7a11);
-pub const VOLUME: &str = "ledger";
-pub const SIZE: u64 = 32 << 20;
+pub(crate) const CLUSTER: ClusterId = ClusterId(0x7a11);
+pub(crate) const VOLUME: &str = "ledger";
+pub(crate) const SIZE: u64 = 32 << 20;
 /// Everything that a test waits for comes within this time or the test fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-pub fn name(text: &str) -> NodeName {
+pub(crate) fn name(text: &str) -> NodeName {
     NodeName::new(text).expect("a test's names are right")
 }
 
 /// The `volume` example next to this test's own binary.
-pub fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
     let target = test.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>");
     target.join("examples/volume")
@@ -104,23 +105,23 @@ struct Heard {
     status: Option<Status>,
 }
 
-pub struct Node {
-    pub config: ServerConfig,
-    pub child: Mutex<Option<Child>>,
-    pub peer_address: SocketAddr,
+pub(crate) struct Node {
+    pub(crate) config: ServerConfig,
+    pub(crate) child: Mutex<Option<Child>>,
+    pub(crate) peer_address: SocketAddr,
     heard: Arc<Mutex<Heard>>,
 }
 
-pub struct World {
-    pub dir: TempDir,
-    pub nodes: BTreeMap<NodeName, Arc<Node>>,
+pub(crate) struct World {
+    pub(crate) dir: TempDir,
+    pub(crate) nodes: BTreeMap<NodeName, Arc<Node>>,
     register: Arc<Mutex<Register>>,
     runtime: tokio::runtime::Runtime,
 }
 
 impl World {
     /// Makes certificates, sockets and directories for `names`, and starts a server for each.
-    pub fn start(names: &[&str]) -> Self {
+    pub(crate) fn start(names: &[&str]) -> Self {
         let world = Self::prepare(names, Ack::Memory);
         for node in world.nodes.keys().cloned().collect::<Vec<_>>() {
             world.spawn(node.as_str());
@@ -135,7 +136,7 @@ impl World {
     }
 
     /// Everything but the servers.
-    pub fn prepare(names: &[&str], ack: Ack) -> Self {
+    pub(crate) fn prepare(names: &[&str], ack: Ack) -> Self {
         let dir = tempfile::Builder::new().prefix("tv").tempdir().expect("a temporary directory");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let register = Arc::new(Mutex::new(Register::default()));
@@ -173,29 +174,30 @@ impl World {
             runtime.spawn(pass_sockets(listener, Arc::clone(&heard)));
             runtime.spawn(agent(config.clone(), Arc::clone(&heard), Arc::clone(&register)));
             let address = addresses[&node];
-            nodes.insert(
-                node,
-                Arc::new(Node { config, child: Mutex::new(None), peer_address: address, heard }),
-            );
+            nodes.insert(node, Arc::new(Node { config, child: Mutex::new(None), peer_address: address, heard }));
         }
         Self { dir, nodes, register, runtime }
     }
 
-    pub fn node(&self, node: &str) -> &Arc<Node> {
+    pub(crate) fn node(&self, node: &str) -> &Arc<Node> {
         &self.nodes[&name(node)]
     }
 
-    pub fn spawn(&self, node: &str) {
+    pub(crate) fn spawn(&self, node: &str) {
         let node = self.node(node);
         *node.heard.lock().unwrap() = Heard::default();
         let config = serde_json::to_string(&node.config).unwrap();
-        let child = Command::new(program()).args(["serve", &config]).stdin(Stdio::null()).spawn().expect("the example is built");
+        let child = Command::new(program())
+            .args(["serve", &config])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the example is built");
         *node.child.lock().unwrap() = Some(child);
         self.register.lock().unwrap().expired.remove(&node.config.node);
     }
 
     /// SIGKILL.
-    pub fn kill(&self, node: &str) {
+    pub(crate) fn kill(&self, node: &str) {
         if let Some(mut child) = self.node(node).child.lock().unwrap().take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -204,25 +206,30 @@ impl World {
     }
 
     /// The session of `node` ends: it gets no lease any more, and others may be promoted.
-    pub fn expire(&self, node: &str) {
+    pub(crate) fn expire(&self, node: &str) {
         let mut register = self.register.lock().unwrap();
         register.expired.insert(name(node));
         register.reachable.remove(&name(node));
     }
 
-    pub fn reach(&self, node: &str) {
+    /// `node` gets no lease any more, and its session is not expired yet.
+    pub(crate) fn cut(&self, node: &str) {
+        self.register.lock().unwrap().reachable.remove(&name(node));
+    }
+
+    pub(crate) fn reach(&self, node: &str) {
         let mut register = self.register.lock().unwrap();
         register.expired.remove(&name(node));
         register.reachable.insert(name(node));
     }
 
-    pub fn send(&self, node: &str, message: ToServer) {
+    pub(crate) fn send(&self, node: &str, message: ToServer) {
         let client = self.node(node).heard.lock().unwrap().client.clone();
         client.expect("the server is up").send(message).expect("the server listens");
     }
 
     /// Orders `node` to serve and waits until it does.
-    pub fn serve(&self, node: &str) -> (Epoch, PathBuf) {
+    pub(crate) fn serve(&self, node: &str) -> (Epoch, PathBuf) {
         self.send(node, ToServer::Serve);
         let heard = &self.node(node).heard;
         self.wait(&format!("{node} to serve"), || heard.lock().unwrap().serving.is_some());
@@ -230,22 +237,22 @@ impl World {
     }
 
     /// Waits until the in-sync set is exactly `names`.
-    pub fn wait_in_sync(&self, names: &[&str]) {
+    pub(crate) fn wait_in_sync(&self, names: &[&str]) {
         let wanted: BTreeSet<_> = names.iter().map(|text| name(text)).collect();
         self.wait(&format!("the in-sync set to be {names:?}"), || {
             self.configuration().in_sync.into_keys().collect::<BTreeSet<_>>() == wanted
         });
     }
 
-    pub fn configuration(&self) -> Configuration {
+    pub(crate) fn configuration(&self) -> Configuration {
         self.register.lock().unwrap().configuration.clone()
     }
 
-    pub fn log(&self, node: &str) -> Vec<FromServer> {
+    pub(crate) fn log(&self, node: &str) -> Vec<FromServer> {
         self.node(node).heard.lock().unwrap().log.clone()
     }
 
-    pub fn status(&self, node: &str) -> Status {
+    pub(crate) fn status(&self, node: &str) -> Status {
         self.node(node).heard.lock().unwrap().status = None;
         self.send(node, ToServer::StatusRequest { id: 7 });
         let heard = &self.node(node).heard;
@@ -254,7 +261,7 @@ impl World {
     }
 
     #[track_caller]
-    pub fn wait(&self, what: &str, condition: impl Fn() -> bool) {
+    pub(crate) fn wait(&self, what: &str, condition: impl Fn() -> bool) {
         let started = Instant::now();
         while !condition() {
             assert!(started.elapsed() < PATIENCE, "waited too long for {what}; register: {:?}", self.configuration());
@@ -262,7 +269,7 @@ impl World {
         }
     }
 
-    pub fn image(&self, node: &str) -> PathBuf {
+    pub(crate) fn image(&self, node: &str) -> PathBuf {
         self.node(node).config.directory.join(format!("{VOLUME}.img"))
     }
 }
@@ -350,12 +357,12 @@ async fn agent(config: ServerConfig, heard: Arc<Mutex<Heard>>, register: Arc<Mut
 }
 
 /// A certificate authority.
-pub struct Authority {
+pub(crate) struct Authority {
     certificate: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
 }
 
 impl Authority {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let key = rcgen::KeyPair::generate().unwrap();
@@ -363,7 +370,7 @@ impl Authority {
     }
 
     /// Writes `ca.pem`, `node.pem` and `node.key` for the DNS name `name` into `directory`.
-    pub fn issue(&self, directory: &Path, name: &str) {
+    pub(crate) fn issue(&self, directory: &Path, name: &str) {
         std::fs::create_dir_all(directory).unwrap();
         let key = rcgen::KeyPair::generate().unwrap();
         let params = rcgen::CertificateParams::new(vec![name.to_string()]).unwrap();
@@ -376,7 +383,7 @@ impl Authority {
 
 /// Runs a tool to its end, in bounded time; its output on success.
 #[track_caller]
-pub fn tool(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn tool(program: &str, arguments: &[&str]) -> String {
     let output = Command::new("timeout").arg("60").arg(program).args(arguments).output().expect("timeout(1) exists");
     assert!(
         output.status.success(),
@@ -388,6 +395,6 @@ pub fn tool(program: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-pub fn nbd_uri(socket: &Path, export: &str) -> String {
+pub(crate) fn nbd_uri(socket: &Path, export: &str) -> String {
     format!("nbd+unix:///{export}?socket={}", socket.display())
 }
