@@ -109,6 +109,7 @@ fn run(
 }
 
 fn perform(scenario: Scenario, stage: &mut Stage<'_>, targets: &[Target]) -> Result<ScenarioReport, LabError> {
+    stage.wait_whole()?;
     stage.start_clients(targets)?;
     play::play(scenario, stage, targets)?;
     let seen = stage.stop_clients()?;

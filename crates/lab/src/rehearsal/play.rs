@@ -12,8 +12,6 @@ use crate::{
     root,
 };
 
-/// How long a site that comes back may take until it is in sync again.
-const RETURN_WITHIN: Duration = Duration::from_secs(90);
 /// For how long an old primary that goes on is watched.
 const WATCHED: Duration = Duration::from_secs(3);
 
@@ -92,7 +90,7 @@ fn lose_site(stage: &mut Stage<'_>, site: &SiteName, why: &str) -> Result<(), La
 
 /// Waits until every replica is in sync again; that it is not is a failure.
 fn become_whole(stage: &mut Stage<'_>) -> bool {
-    match stage.wait_whole(RETURN_WITHIN) {
+    match stage.wait_whole() {
         Ok(()) => {
             stage.note("every node is live and every replica in sync again", "all agents say so");
             true
