@@ -6,6 +6,7 @@ use openraft::{
     ReadPolicy,
     errors::{ClientWriteError, LinearizableReadError, RaftError},
 };
+use tandem_cluster::leader::Answer;
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep, timeout},
@@ -115,7 +116,9 @@ impl Core {
                 }
                 match timeout(within, answer).await {
                     Ok(Ok(answer)) => Told::Answer(answer),
-                    _ => Told::NoQuorum("the renewal was overtaken by a newer one, or no majority answered".into()),
+                    // Asked again, this one would overtake the newer one in turn.
+                    Ok(Err(_)) => Told::Answer(Answer::TryAgain { why: "a newer renewal overtook this one".into() }),
+                    Err(_) => Told::NoQuorum(format!("no majority answered within {within:?}")),
                 }
             }
             Ask::Index => match timeout(within, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {

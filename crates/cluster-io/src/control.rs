@@ -90,6 +90,7 @@ pub(crate) struct Core {
     pub(crate) server_tls: Arc<ServerConfig>,
     pub(crate) join_tls: Arc<ServerConfig>,
     pub(crate) wrong_secrets: Mutex<join::WrongSecrets>,
+    pub(crate) present: Mutex<serve::Runs>,
     leader: watch::Receiver<Option<NodeName>>,
     lease: OnceLock<watch::Receiver<Lease>>,
     run: RunId,
@@ -172,7 +173,8 @@ impl ControlPlane {
             cut: Mutex::default(),
         };
         let links = Arc::new(Links::new(dialer));
-        let network = Network::new(Arc::clone(&links));
+        let (alarms, alarming) = mpsc::unbounded_channel();
+        let network = Network::new(Arc::clone(&links), alarms);
         let raft = Raft::new(about.raft_id, Arc::new(raft_config), network, log.clone(), machine)
             .await
             .map_err(|error| OpenError::Raft { why: error.to_string() })?;
@@ -182,6 +184,7 @@ impl ControlPlane {
             server_tls: identity.server_config(ALPN_CONTROL).map_err(tls)?,
             join_tls: identity.join_server_config().map_err(tls)?,
             wrong_secrets: Mutex::default(),
+            present: Mutex::default(),
             applied: applied.clone(),
             identity,
             about,
@@ -199,6 +202,7 @@ impl ControlPlane {
         let own = core.identity.node.clone();
         core.spawn(sessions::run(core.raft.clone(), own, core.timings(), applied, waiting));
         core.spawn(members::run(Arc::clone(&core), leading));
+        core.spawn(members::report(Arc::clone(&core), alarming));
         Ok(Self { core })
     }
 

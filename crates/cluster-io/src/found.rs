@@ -66,11 +66,12 @@ pub async fn found(founding: Founding) -> Result<Founded, FoundError> {
 
 /// What a failed try leaves behind is of no use, and only in the way of the next.
 fn remove(identity: &Path, store: &Path) {
-    let gone = std::fs::remove_dir_all(identity).and_then(|()| std::fs::remove_file(store));
-    if let Err(error) = gone
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(%error, "what the failed attempt made is left in {}", identity.display());
+    for (path, gone) in [(identity, std::fs::remove_dir_all(identity)), (store, std::fs::remove_file(store))] {
+        if let Err(error) = gone
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %path.display(), "what the failed attempt made is left behind");
+        }
     }
 }
 

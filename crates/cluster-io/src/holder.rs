@@ -10,7 +10,7 @@ use tandem_cluster::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    ProposeError, clock,
+    clock,
     control::{Core, Lease},
     wire::{Ask, Told},
 };
@@ -73,9 +73,7 @@ fn carry_out(
                             Input::OpenFailed { session, over, why: refusal.to_string() }
                         }
                     },
-                    Err(
-                        error @ (ProposeError::NotSent { .. } | ProposeError::Unknown { .. } | ProposeError::Closing),
-                    ) => Input::OpenFailed { session, over: false, why: error.to_string() },
+                    Err(error) => Input::OpenFailed { session, over: false, why: error.to_string() },
                 };
                 // The driver may have ended.
                 let _ = results.send(input);

@@ -69,7 +69,7 @@ pub enum JoinError {
     /// It is one already.
     #[error("{path} exists: this machine is a node already")]
     Exists {
-        /// The store.
+        /// The store, or the identity of another node or cluster.
         path: PathBuf,
     },
     /// Nobody answered.
@@ -139,6 +139,10 @@ pub async fn join(joining: Joining) -> Result<Joined, JoinError> {
     let paths = Paths::below(&data);
     if paths.store.exists() {
         return Err(JoinError::Exists { path: paths.store });
+    }
+    // Only a node that comes back may have an identity.
+    if Identity::load(&paths.identity).is_ok_and(|own| own.cluster != token.cluster || own.node != node) {
+        return Err(JoinError::Exists { path: paths.identity });
     }
     let (key, certificate) = identity::request()?;
     let raft_id = random();

@@ -3,10 +3,7 @@
 use std::{
     collections::HashMap,
     io,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -15,7 +12,7 @@ use tandem_base::RunId;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot, watch},
     task::JoinHandle,
     time::{Instant, timeout},
 };
@@ -32,13 +29,15 @@ use crate::{
 };
 
 /// How long connecting, the TLS handshake and the greeting may take each.
-const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// Between two tries, at first and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// Between two looks at whether the peer still answers.
 const PING_EVERY: Duration = Duration::from_millis(200);
 /// A connection without an answer for so long is given up.
-const DEAD_AFTER: Duration = Duration::from_secs(3);
+pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(3);
+/// The same where a snapshot may be under way.
+pub(crate) const BULK_DEAD_AFTER: Duration = Duration::from_secs(60);
 /// Requests that may wait for the socket.
 const QUEUE: usize = 512;
 /// Differentiated services field: class selector 6, network control (RFC 4594, section 3.2), in the upper six bits.
@@ -76,7 +75,7 @@ pub(crate) struct Dialer {
 struct Shared {
     /// Where calls go while a connection stands.
     calls: Mutex<Option<mpsc::Sender<Call>>>,
-    answering: AtomicBool,
+    answering: watch::Sender<bool>,
     wake: Notify,
     trouble: Mutex<String>,
 }
@@ -99,7 +98,7 @@ impl Link {
     pub(crate) fn open(dialer: Arc<Dialer>, to: u64, peer: Peer, bulk: bool) -> Self {
         let shared = Arc::new(Shared {
             calls: Mutex::default(),
-            answering: AtomicBool::new(false),
+            answering: watch::Sender::new(false),
             wake: Notify::new(),
             trouble: Mutex::new("not connected yet".into()),
         });
@@ -109,7 +108,7 @@ impl Link {
 
     /// Whether the peer answered what was asked lately.
     pub(crate) fn is_answering(&self) -> bool {
-        self.shared.answering.load(Ordering::Relaxed)
+        *self.shared.answering.borrow()
     }
 
     /// The peer gave a sign of life: dial now.
@@ -123,17 +122,26 @@ impl Link {
         format!("{} at {}: {trouble}", self.peer.node, self.peer.address)
     }
 
-    /// Sends a request and waits for its answer.
+    /// Sends a request and waits for its answer, no longer than the peer answers at all.
     pub(crate) async fn call(&self, body: Vec<u8>, within: Duration) -> Result<Vec<u8>, CallError> {
         let sender = self.shared.calls.lock().expect("no holder of this lock panics").clone();
         let Some(sender) = sender else { return Err(CallError::NotSent(self.trouble())) };
         let (reply, answer) = oneshot::channel();
         let busy = |_| CallError::NotSent(format!("too much waits to be sent to {}", self.peer.node));
         sender.try_send(Call { body, reply }).map_err(busy)?;
-        match timeout(within, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(CallError::Lost(format!("the connection to {} broke", self.peer.node))),
-            Err(_) => Err(CallError::Lost(format!("{} did not answer within {within:?}", self.peer.node))),
+        let mut answering = self.shared.answering.subscribe();
+        let fell_silent = async {
+            // Where it was silent before, the request was sent in spite of that.
+            let answers = *answering.borrow_and_update();
+            if !answers || answering.wait_for(|answering| !answering).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let node = &self.peer.node;
+        tokio::select! {
+            answer = answer => answer.map_err(|_| CallError::Lost(format!("the connection to {node} broke"))),
+            () = fell_silent => Err(CallError::Lost(format!("{node} fell silent"))),
+            () = tokio::time::sleep(within) => Err(CallError::Lost(format!("{node} did not answer within {within:?}"))),
         }
     }
 }
@@ -149,7 +157,7 @@ async fn keep(dialer: Arc<Dialer>, to: u64, peer: Peer, bulk: bool, shared: Arc<
             }
             Err(error) => Err(error),
         };
-        shared.answering.store(false, Ordering::Relaxed);
+        shared.answering.send_replace(false);
         *shared.calls.lock().expect("no holder of this lock panics") = None;
         let why = ended.err().map_or_else(|| "it closed the connection".to_owned(), |error| error.to_string());
         tracing::debug!(peer = %peer.node, address = %peer.address, bulk, %why, "no control connection");
@@ -223,7 +231,7 @@ async fn carry(dialer: &Dialer, stream: TlsStream<TcpStream>, bulk: bool, shared
     let (sender, mut calls) = mpsc::channel(QUEUE);
     let pending: Mutex<HashMap<u64, oneshot::Sender<Vec<u8>>>> = Mutex::default();
     *shared.calls.lock().expect("no holder of this lock panics") = Some(sender.clone());
-    shared.answering.store(true, Ordering::Relaxed);
+    shared.answering.send_replace(true);
     let max = if bulk { BULK_FRAME_MAX } else { CONTROL_FRAME_MAX };
     tokio::select! {
         ended = send(&mut calls, &mut to, &pending) => ended,
@@ -268,7 +276,7 @@ async fn receive(
 
 async fn ping(calls: &mpsc::Sender<Call>, shared: &Shared, silent_after: Duration, bulk: bool) -> io::Result<()> {
     // A snapshot may keep the line busy for long; nobody is gone round on this one.
-    let dead_after = if bulk { Duration::from_secs(60) } else { DEAD_AFTER };
+    let dead_after = if bulk { BULK_DEAD_AFTER } else { DEAD_AFTER };
     let body = encode(&Request::Ping)?;
     loop {
         tokio::time::sleep(PING_EVERY).await;
@@ -283,13 +291,13 @@ async fn ping(calls: &mpsc::Sender<Call>, shared: &Shared, silent_after: Duratio
                 answered.map_err(|_| broke())?;
             }
             Err(_) => {
-                shared.answering.store(false, Ordering::Relaxed);
+                shared.answering.send_replace(false);
                 let left = dead_after.saturating_sub(asked.elapsed());
                 let silent = || io::Error::other(format!("nothing heard for {dead_after:?}"));
                 timeout(left, answer).await.map_err(|_| silent())?.map_err(|_| broke())?;
             }
         }
-        shared.answering.store(true, Ordering::Relaxed);
+        shared.answering.send_if_modified(|answering| !std::mem::replace(answering, true));
     }
 }
 

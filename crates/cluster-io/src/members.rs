@@ -7,13 +7,18 @@ use std::{
     time::Duration,
 };
 
-use openraft::{ChangeMembers, ServerState, async_runtime::watch::WatchReceiver};
+use openraft::{ChangeMembers, RaftMetrics, ServerState, async_runtime::watch::WatchReceiver};
 use tandem_base::NodeName;
-use tokio::{sync::watch, time::Instant};
+use tandem_cluster::Command;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
     control::{Applied, Core},
-    raft::Peer,
+    network::Alarm,
+    raft::{Peer, Types},
 };
 
 /// Between two looks at what could be better.
@@ -106,6 +111,33 @@ fn successor(view: &View, applied: &Applied, answers: impl Fn(u64) -> bool) -> O
         .map(|(_, id)| id)
 }
 
+/// Whether every node with a live session answers. A new leader waits the whole expiry time for every session: a hand-over
+/// while a node is silent would let that node's services wait for as long again.
+fn nobody_is_silent(view: &View, applied: &Applied, answers: impl Fn(u64) -> bool) -> bool {
+    let live = |node: &NodeName| applied.state.live_run(node).is_some();
+    view.nodes.iter().all(|(id, peer)| *id == view.own || !live(&peer.node) || answers(*id))
+}
+
+/// What openraft shows of the members; `own` is caught up with itself.
+fn view(own: u64, metrics: &RaftMetrics<Types>) -> View {
+    let members = &metrics.membership_config;
+    let last = metrics.last_log_index.unwrap_or(0);
+    let caught_up = metrics
+        .replication
+        .iter()
+        .flatten()
+        .filter(|(_, matched)| matched.as_ref().is_some_and(|matched| matched.index() + BEHIND_MAX >= last))
+        .map(|(id, _)| *id)
+        .chain([own]);
+    View {
+        own,
+        nodes: members.nodes().map(|(id, peer)| (*id, peer.clone())).collect(),
+        voters: members.voter_ids().collect(),
+        joint: members.get_joint_config().len() > 1,
+        caught_up: caught_up.collect(),
+    }
+}
+
 /// Runs until it is dropped. `leader` is told whom this node takes for the leader.
 pub(crate) async fn run(core: Arc<Core>, leader: watch::Sender<Option<NodeName>>) {
     let mut metrics = core.raft.metrics();
@@ -114,62 +146,54 @@ pub(crate) async fn run(core: Arc<Core>, leader: watch::Sender<Option<NodeName>>
     let mut handed_over = Instant::now();
     let mut looked = Instant::now();
     loop {
-        let view = {
+        let (leads, leading, view) = {
             let metrics = metrics.borrow_watched();
-            let nodes: BTreeMap<u64, Peer> =
-                metrics.membership_config.nodes().map(|(id, peer)| (*id, peer.clone())).collect();
-            let leading = metrics.current_leader.and_then(|id| nodes.get(&id)).map(|peer| peer.node.clone());
-            leader.send_if_modified(|shown| {
-                let changed = *shown != leading;
-                *shown = leading;
-                changed
-            });
-            let leads = metrics.state == ServerState::Leader;
-            let last = metrics.last_log_index.unwrap_or(0);
-            let caught_up = metrics.replication.iter().flatten();
-            let caught_up = caught_up
-                .filter(|(_, matched)| matched.as_ref().is_some_and(|matched| matched.index() + BEHIND_MAX >= last))
-                .map(|(id, _)| *id);
-            let joint = metrics.membership_config.get_joint_config().len() > 1;
-            let voters = metrics.membership_config.voter_ids().collect();
-            let view = View { own: core.about.raft_id, nodes, voters, joint, caught_up: caught_up.collect() };
-            leads.then_some(view).ok_or_else(|| {
-                metrics.membership_config.nodes().map(|(id, peer)| (*id, peer.clone())).collect::<BTreeMap<_, _>>()
-            })
+            (metrics.state == ServerState::Leader, metrics.current_leader, view(core.about.raft_id, &metrics))
         };
-        let nodes = match &view {
-            Ok(view) => &view.nodes,
-            Err(nodes) => nodes,
-        };
+        let leading = leading.and_then(|id| view.nodes.get(&id)).map(|peer| peer.node.clone());
+        leader.send_if_modified(|shown| {
+            let changed = *shown != leading;
+            *shown = leading;
+            changed
+        });
         // A node that is not a member yet knows nobody, and must not forget whom it was told of.
-        if !nodes.is_empty() && *nodes != known {
-            known.clone_from(nodes);
+        if !view.nodes.is_empty() && view.nodes != known {
+            known.clone_from(&view.nodes);
             core.links.learn(&known);
         }
-        match view {
-            Ok(mut view) if looked.elapsed() >= LOOK_EVERY => {
-                looked = Instant::now();
-                view.caught_up.insert(view.own);
-                let state = Arc::clone(&applied.borrow_and_update());
-                if let Some(step) = next_step(&view, &state) {
-                    take(&core, step).await;
-                } else if handed_over.elapsed() >= HAND_OVER_EVERY
-                    && let Some(to) = successor(&view, &state, |id| core.links.is_answering(id))
-                {
-                    handed_over = Instant::now();
-                    tracing::info!(to = %view.nodes[&to].node, "handing the leader's office over");
-                    if let Err(error) = core.raft.trigger().transfer_leader(to).await {
-                        tracing::warn!(%error, "the leader's office was not handed over");
-                    }
+        if !leads {
+            handed_over = Instant::now();
+        } else if looked.elapsed() >= LOOK_EVERY {
+            looked = Instant::now();
+            let state = Arc::clone(&applied.borrow_and_update());
+            if let Some(step) = next_step(&view, &state) {
+                take(&core, step).await;
+            } else if handed_over.elapsed() >= HAND_OVER_EVERY
+                && nobody_is_silent(&view, &state, |id| core.links.is_answering(id))
+                && let Some(to) = successor(&view, &state, |id| core.links.is_answering(id))
+            {
+                handed_over = Instant::now();
+                tracing::info!(to = %view.nodes[&to].node, "handing the leader's office over");
+                if let Err(error) = core.raft.trigger().transfer_leader(to).await {
+                    tracing::warn!(%error, "the leader's office was not handed over");
                 }
             }
-            Ok(_) => {}
-            Err(_) => handed_over = Instant::now(),
         }
         tokio::select! {
             changed = metrics.changed() => if changed.is_err() { return },
             changed = applied.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+/// Writes alarms down among the cluster's events; runs until it is dropped.
+pub(crate) async fn report(core: Arc<Core>, mut alarms: mpsc::UnboundedReceiver<Alarm>) {
+    while let Some(Alarm { node, why }) = alarms.recv().await {
+        let what = "its store is an older copy: it is not listened to until it joins again with an empty one".into();
+        let note = Command::Note { node, what, why };
+        if let Err(error) = core.propose(note, CHANGE_WITHIN).await {
+            tracing::warn!(%error, "an alarm was not written down");
         }
     }
 }

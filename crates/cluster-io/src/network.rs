@@ -18,6 +18,9 @@ use openraft::{
     },
 };
 
+use tandem_base::NodeName;
+use tokio::sync::mpsc;
+
 use crate::{
     link::CallError,
     links::Links,
@@ -28,26 +31,44 @@ use crate::{
 /// How long a snapshot may take from its first byte to its being installed.
 const SNAPSHOT_WITHIN: Duration = Duration::from_secs(120);
 
-/// What each member has acknowledged in a term of office: the vote of the office, and the highest index.
-type Acknowledged = Arc<Mutex<BTreeMap<u64, (Vote, u64)>>>;
+/// What a member has acknowledged in a term of office.
+struct Acknowledged {
+    /// Of the office.
+    vote: Vote,
+    /// The highest index.
+    index: u64,
+    /// Whether it was found to have lost some of it.
+    lost: bool,
+}
+
+/// What the ways of one node share.
+#[derive(Clone)]
+struct Shared {
+    links: Arc<Links>,
+    acknowledged: Arc<Mutex<BTreeMap<u64, Acknowledged>>>,
+    alarms: mpsc::UnboundedSender<Alarm>,
+}
+
+/// A member that must not be listened to.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    pub(crate) node: NodeName,
+    pub(crate) why: String,
+}
 
 /// Makes the ways to the other members.
 #[derive(Clone)]
-pub(crate) struct Network {
-    links: Arc<Links>,
-    acknowledged: Acknowledged,
-}
+pub(crate) struct Network(Shared);
 
 impl Network {
-    pub(crate) fn new(links: Arc<Links>) -> Self {
-        Self { links, acknowledged: Acknowledged::default() }
+    pub(crate) fn new(links: Arc<Links>, alarms: mpsc::UnboundedSender<Alarm>) -> Self {
+        Self(Shared { links, acknowledged: Arc::default(), alarms })
     }
 }
 
 /// The way to one member.
 pub(crate) struct Way {
-    links: Arc<Links>,
-    acknowledged: Acknowledged,
+    shared: Shared,
     to: u64,
     peer: Peer,
 }
@@ -56,9 +77,8 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Way;
 
     async fn new_client(&mut self, target: u64, node: &Peer) -> Way {
-        self.links.ensure(target, node);
-        let (links, acknowledged) = (Arc::clone(&self.links), Arc::clone(&self.acknowledged));
-        Way { links, acknowledged, to: target, peer: node.clone() }
+        self.0.links.ensure(target, node);
+        Way { shared: self.0.clone(), to: target, peer: node.clone() }
     }
 }
 
@@ -91,33 +111,32 @@ impl Way {
         last: Option<u64>,
         response: &AppendEntriesResponse<Types>,
     ) -> Result<(), RPCError<Types>> {
-        let mut acknowledged = self.acknowledged.lock().expect("no holder of this lock panics");
-        let known = acknowledged.get(&self.to).filter(|(office, _)| *office == vote).map(|(_, index)| *index);
-        match response {
-            AppendEntriesResponse::Success => {
-                if let Some(last) = last.filter(|last| known.is_none_or(|known| known < *last)) {
-                    acknowledged.insert(self.to, (vote, last));
+        let mut acknowledged = self.shared.acknowledged.lock().expect("no holder of this lock panics");
+        let known = acknowledged.get_mut(&self.to).filter(|known| known.vote == vote);
+        match (response, known) {
+            (AppendEntriesResponse::Success, Some(known)) => known.index = known.index.max(last.unwrap_or(0)),
+            (AppendEntriesResponse::Success, None) => {
+                if let Some(index) = last {
+                    acknowledged.insert(self.to, Acknowledged { vote, index, lost: false });
                 }
-                Ok(())
             }
-            AppendEntriesResponse::Conflict
-                if known.is_some_and(|known| before.is_some_and(|before| before <= known)) =>
-            {
-                let known = known.unwrap_or_default();
-                tracing::error!(
-                    node = %self.peer.node, store = %format_args!("{:016x}", self.to), acknowledged = known,
-                    "a member has lost entries that it had acknowledged: its store is an older copy. It is not listened \
-                     to; empty its store and join it again"
-                );
-                let why = format!("{} has lost entries up to {known} that it had acknowledged", self.peer.node);
-                Err(Unreachable::from_string(why).into())
+            (AppendEntriesResponse::Conflict, Some(known)) if before.is_some_and(|before| before <= known.index) => {
+                let Peer { node, .. } = &self.peer;
+                let why = format!("it has lost entries up to {} that it had acknowledged", known.index);
+                if !std::mem::replace(&mut known.lost, true) {
+                    tracing::error!(%node, %why, "its store is an older copy; it is not listened to");
+                    // The receiver may have ended with the node.
+                    let _ = self.shared.alarms.send(Alarm { node: node.clone(), why: why.clone() });
+                }
+                return Err(Unreachable::from_string(format!("{node}: {why}")).into());
             }
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(())
     }
 
     async fn call(&self, request: Request, option: &RPCOption) -> Result<Response, RPCError<Types>> {
-        self.links.call(self.to, &request, option.soft_ttl()).await.map_err(failed)
+        self.shared.links.call(self.to, &request, option.soft_ttl()).await.map_err(failed)
     }
 }
 
@@ -129,7 +148,7 @@ impl RaftNetworkV2<Types> for Way {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let (vote, before) = (rpc.vote.clone(), rpc.prev_log_id.as_ref().map(LogId::index));
+        let (vote, before) = (rpc.vote, rpc.prev_log_id.as_ref().map(LogId::index));
         let last = rpc.entries.last().map(|entry| entry.log_id.index()).or(before);
         match self.call(Request::Append(rpc), &option).await? {
             Response::Append(response) => {
@@ -172,7 +191,7 @@ impl RaftNetworkV2<Types> for Way {
         let request = Request::Snapshot { vote, meta: snapshot.meta, bytes: snapshot.snapshot };
         tokio::select! {
             closed = cancel => Err(closed.into()),
-            answer = self.links.call_bulk(self.to, &self.peer, &request, SNAPSHOT_WITHIN) => match answer.map_err(failed)? {
+            answer = self.shared.links.call_bulk(self.to, &self.peer, &request, SNAPSHOT_WITHIN) => match answer.map_err(failed)? {
                 Response::Snapshot(response) => Ok(response),
                 other => Err(unexpected(other).into()),
             },
@@ -208,14 +227,16 @@ mod tests {
             cut: Mutex::default(),
         };
         let links = Arc::new(Links::new(dialer));
-        Way { links, acknowledged: Acknowledged::default(), to: 2, peer: Peer::default() }
+        let (alarms, _) = mpsc::unbounded_channel();
+        let network = Network::new(links, alarms);
+        Way { shared: network.0.clone(), to: 2, peer: Peer::default() }
     }
 
     #[test]
     fn a_member_that_forgot_what_it_acknowledged_is_not_listened_to() {
         let way = way();
         let (office, later) = (Vote::new_committed(1, 1), Vote::new_committed(2, 1));
-        let judge = |vote: &Vote, before, last, response| way.judge(vote.clone(), before, last, &response).is_ok();
+        let judge = |vote: &Vote, before, last, response| way.judge(*vote, before, last, &response).is_ok();
         let conflict = AppendEntriesResponse::Conflict;
         assert!(judge(&office, Some(9), Some(9), conflict.clone()), "where the logs part is looked for");
         assert!(judge(&office, Some(4), Some(7), AppendEntriesResponse::Success));

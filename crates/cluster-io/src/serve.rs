@@ -1,9 +1,14 @@
 //! What this node answers to its peers.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, MutexGuard},
+    time::Duration,
+};
 
 use openraft::async_runtime::watch::WatchReceiver;
-use tandem_base::NodeName;
+use tandem_base::{NodeName, RunId};
 use tokio::{
     net::TcpStream,
     sync::{Semaphore, mpsc},
@@ -13,7 +18,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     control::Core,
-    link::tune,
+    link::{BULK_DEAD_AFTER, DEAD_AFTER, tune},
     raft::Snapshot,
     wire::{
         BULK_FRAME_MAX, CONTROL_FRAME_MAX, HELLO_FRAME_MAX, Hello, Request, Response, VERSION, Welcome, decode, encode,
@@ -32,6 +37,7 @@ pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
     tune(&stream);
     match timeout(GREETING_WITHIN, greet(&core, stream)).await {
         Ok(Ok((stream, peer, hello))) => {
+            let _present = Present::enter(&core, &hello);
             core.links.heard_from(hello.raft_id);
             if let Err(error) = answer(&core, stream, hello.bulk).await {
                 tracing::debug!(%peer, %error, "a control connection broke");
@@ -77,6 +83,13 @@ fn refuse(core: &Core, peer: &NodeName, hello: &Hello) -> Option<String> {
             hello.to
         ));
     }
+    if let Some(other) = other_run(&core.present(), hello) {
+        tracing::error!(node = %peer, live = %other, second = %hello.run, "two live runs of one node");
+        return Some(format!(
+            "a second live run of {peer}: run {} greets while run {other} is connected; two machines may use one identity",
+            hello.run
+        ));
+    }
     let applied = core.applied.borrow();
     // A node that is behind may not know the newest store of a peer; one that was replaced for sure is refused.
     let replaced = applied.state.members().get(peer).is_some_and(|member| member.raft_id != hello.raft_id);
@@ -86,13 +99,52 @@ fn refuse(core: &Core, peer: &NodeName, hello: &Hello) -> Option<String> {
         .then(|| format!("its store {:016x} was replaced; empty it and join again", hello.raft_id))
 }
 
+/// The dialers that are connected: of each store, how many connections each run has.
+pub(crate) type Runs = BTreeMap<u64, BTreeMap<RunId, usize>>;
+
+/// A run of the same store that is connected and is not this one. One store must not vote in two places.
+fn other_run(runs: &Runs, hello: &Hello) -> Option<RunId> {
+    runs.get(&hello.raft_id)?.keys().find(|run| **run != hello.run).copied()
+}
+
+/// Stands for one connection among those that are counted.
+struct Present<'a> {
+    core: &'a Core,
+    raft_id: u64,
+    run: RunId,
+}
+
+impl<'a> Present<'a> {
+    fn enter(core: &'a Core, hello: &Hello) -> Self {
+        *core.present().entry(hello.raft_id).or_default().entry(hello.run).or_default() += 1;
+        Self { core, raft_id: hello.raft_id, run: hello.run }
+    }
+}
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        let mut present = self.core.present();
+        let Some(runs) = present.get_mut(&self.raft_id) else { return };
+        if let Some(count) = runs.get_mut(&self.run) {
+            *count -= 1;
+        }
+        runs.retain(|_, count| *count > 0);
+        if runs.is_empty() {
+            present.remove(&self.raft_id);
+        }
+    }
+}
+
 async fn answer(core: &Arc<Core>, stream: TlsStream<TcpStream>, bulk: bool) -> io::Result<()> {
     let (mut from, mut to) = tokio::io::split(stream);
     let (sender, mut answers) = mpsc::channel::<(u64, Vec<u8>)>(AT_ONCE);
     let slots = Arc::new(Semaphore::new(AT_ONCE));
     let max = if bulk { BULK_FRAME_MAX } else { CONTROL_FRAME_MAX };
+    // The other side asks something several times in a second, if only whether this one lives.
+    let silent_max = if bulk { BULK_DEAD_AFTER } else { DEAD_AFTER };
     let receive = async {
-        while let Some((number, body)) = read_frame(&mut from, max).await? {
+        let silent = |_| io::Error::other(format!("nothing heard for {silent_max:?}"));
+        while let Some((number, body)) = timeout(silent_max, read_frame(&mut from, max)).await.map_err(silent)?? {
             let request: Request = decode(&body)?;
             let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
             let (core, sender) = (Arc::clone(core), sender.clone());
@@ -125,6 +177,10 @@ fn or_failed<T>(result: Result<T, impl ToString>, wrap: impl FnOnce(T) -> Respon
 }
 
 impl Core {
+    fn present(&self) -> MutexGuard<'_, Runs> {
+        self.present.lock().expect("no holder of this lock panics")
+    }
+
     async fn serve(&self, request: Request) -> Response {
         match request {
             Request::Ping => Response::Pong,

@@ -68,7 +68,7 @@ impl RaftLogReader<Types> for Log {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
-        Ok(self.memory().vote.clone())
+        Ok(self.memory().vote)
     }
 }
 
@@ -77,8 +77,8 @@ impl RaftLogStorage<Types> for Log {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
         let memory = self.memory();
-        let last = memory.entries.values().next_back().map(|entry| entry.log_id.clone());
-        Ok(LogState { last_purged_log_id: memory.purged.clone(), last_log_id: last.or_else(|| memory.purged.clone()) })
+        let last = memory.entries.values().next_back().map(|entry| entry.log_id);
+        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: last.or(memory.purged) })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -87,7 +87,7 @@ impl RaftLogStorage<Types> for Log {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         self.writer.write(Change::Fact("vote", encode(vote)?)).await?;
-        self.memory().vote = Some(vote.clone());
+        self.memory().vote = Some(*vote);
         Ok(())
     }
 
@@ -100,7 +100,7 @@ impl RaftLogStorage<Types> for Log {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
-        Ok(self.memory().committed.clone())
+        Ok(self.memory().committed)
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>

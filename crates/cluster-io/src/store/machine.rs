@@ -90,7 +90,7 @@ impl Inner {
         })?;
         let index = meta.last_log_id.as_ref().map_or(0, LogId::index);
         self.state = Arc::new(Applied { index, state });
-        self.last = meta.last_log_id.clone();
+        self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         Ok(())
     }
@@ -103,7 +103,7 @@ impl Inner {
             EntryPayload::Blank => Outcome::Done,
             EntryPayload::Normal(record) => applied.state.apply(log_id.index(), &record.0),
             EntryPayload::Membership(membership) => {
-                self.membership = Membership::new(Some(log_id.clone()), membership);
+                self.membership = Membership::new(Some(log_id), membership);
                 Outcome::Done
             }
         };
@@ -118,7 +118,7 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), io::Error> {
         let inner = self.inner();
-        Ok((inner.last.clone(), inner.membership.clone()))
+        Ok((inner.last, inner.membership.clone()))
     }
 
     /// Whoever is told of an outcome finds it in the state that is shown.
@@ -150,7 +150,7 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         let inner = self.inner();
-        let meta = SnapshotMeta { last_log_id: inner.last.clone(), last_membership: inner.membership.clone() };
+        let meta = SnapshotMeta { last_log_id: inner.last, last_membership: inner.membership.clone() };
         Builder { meta, state: Arc::clone(&inner.state), machine: self.clone() }
     }
 
