@@ -58,6 +58,7 @@ fn fio_verifies_what_it_wrote() {
             "--verify=crc32c",
             "--do_verify=1",
             "--verify_fatal=1",
+            "--verify_state_save=0",
         ],
     );
     tool("cmp", &[world.image("a").to_str().unwrap(), world.image("b").to_str().unwrap()]);
@@ -194,5 +195,40 @@ impl Raw {
         let mut reply = [0; 16];
         self.0.read_exact(&mut reply).unwrap();
         i32::from_be_bytes(reply[4..8].try_into().unwrap())
+    }
+}
+
+/// Not a check but a figure: `cargo test --release -- --ignored --nocapture throughput`.
+#[test]
+#[ignore = "prints figures, checks nothing"]
+fn throughput() {
+    let world = World::start(&["a", "b"]);
+    let (_, socket) = world.serve("a");
+    let uri = nbd_uri(&socket, VOLUME);
+    for (name, rw, size, depth) in
+        [("4k-1", "randwrite", "4k", "1"), ("4k-32", "randwrite", "4k", "32"), ("1m-8", "write", "1m", "8")]
+    {
+        let figures = tool(
+            "fio",
+            &[
+                &format!("--name={name}"),
+                "--ioengine=nbd",
+                &format!("--uri={uri}"),
+                &format!("--rw={rw}"),
+                &format!("--bs={size}"),
+                &format!("--iodepth={depth}"),
+                "--time_based",
+                "--runtime=3",
+                "--size=32m",
+            ],
+        );
+        println!(
+            "{}",
+            figures
+                .lines()
+                .filter(|line| line.contains("IOPS") || line.contains("50.00th"))
+                .collect::<Vec<_>>()
+                .join("\n")
+        );
     }
 }

@@ -156,10 +156,10 @@ impl Peers {
             poller.remove(&socket).map_err(|error| error.to_string())?;
             Link::new(socket, tls, Some(name.clone()), now).map_err(|error| error.to_string())
         });
-        if let Err(why) = link.and_then(|link| self.add(link, poller)) {
-            if let Some((_, dialer)) = self.dialers.get_mut(place as usize) {
-                dialer.failed(now, format!("{address}: {why}"));
-            }
+        if let Err(why) = link.and_then(|link| self.add(link, poller))
+            && let Some((_, dialer)) = self.dialers.get_mut(place as usize)
+        {
+            dialer.failed(now, format!("{address}: {why}"));
         }
     }
 
@@ -234,14 +234,14 @@ impl Peers {
     pub(super) fn end(&mut self, number: u64, why: String, now: Instant, news: &mut News) {
         let Some(link) = self.links.remove(&number) else { return };
         if let Some(name) = &link.called {
-            if self.current.get(name).is_none_or(|current| *current == number) {
-                if let Some((_, dialer)) = self.dialers.iter_mut().find(|(peer, _)| peer == name) {
-                    // A peer that is away is called once a second; that is said once.
-                    if dialer.problem.is_none() && link.peer.is_none() {
-                        news.notes.push(refused(Some(name.clone()), why.clone()));
-                    }
-                    dialer.failed(now, why.clone());
+            if self.current.get(name).is_none_or(|current| *current == number)
+                && let Some((_, dialer)) = self.dialers.iter_mut().find(|(peer, _)| peer == name)
+            {
+                // A peer that is away is called once a second; that is said once.
+                if dialer.problem.is_none() && link.peer.is_none() {
+                    news.notes.push(refused(Some(name.clone()), why.clone()));
                 }
+                dialer.failed(now, why.clone());
             }
         } else if link.peer.is_none() {
             news.notes.push(refused(None, why.clone()));
@@ -262,10 +262,10 @@ impl Peers {
     /// Queues a message; a connection that is gone swallows it.
     pub(super) fn send(&mut self, connection: ConnectionId, message: &Message, now: Instant) -> News {
         let mut news = News::default();
-        if let Some(link) = self.links.get_mut(&connection.0) {
-            if let Err(error) = link.queue(message) {
-                self.end(connection.0, words(&error), now, &mut news);
-            }
+        if let Some(link) = self.links.get_mut(&connection.0)
+            && let Err(error) = link.queue(message)
+        {
+            self.end(connection.0, words(&error), now, &mut news);
         }
         news
     }
