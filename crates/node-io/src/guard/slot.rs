@@ -88,7 +88,8 @@ impl Slot {
             Target::Session { leader, start_time } => {
                 table.scan()?;
                 table.mark(*leader, *start_time);
-                for process in table.members().filter(|process| matches!(process.state, b'T')) {
+                // Not only those that show as stopped: SIGCONT also takes back a SIGSTOP that has not worked yet.
+                for process in table.members().filter(|process| process.is_alive()) {
                     signal(process.pid, Signal::CONT)?;
                 }
             }
