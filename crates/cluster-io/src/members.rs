@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A follower with at most so many entries missing is taken for caught up.
 const BEHIND_MAX: u64 = 16;
 /// Between two tries to hand the office over, and from its beginning to the first.
-const HAND_OVER_EVERY: Duration = Duration::from_secs(3);
+const HAND_OVER_EVERY: Duration = Duration::from_secs(1);
 /// How long one change of the members may take.
 const CHANGE_WITHIN: Duration = Duration::from_secs(5);
 

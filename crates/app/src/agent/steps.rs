@@ -318,7 +318,15 @@ impl Steps {
 
     async fn install_address(&self) -> Result<(), String> {
         let network = &self.context.network;
-        let installed = network.install(&self.service_address()?, self.lease_until()?).await.map_err(causes)?;
+        let (address, mut orders) = (self.service_address()?, self.orders.clone());
+        let installed = loop {
+            orders.borrow_and_update();
+            match network.install(&address, self.lease_until()?).await {
+                // What is left of the lease is too little for an address; the next renewal is on its way.
+                Err(NetError::LeaseTooShort { .. }) => orders.changed().await.map_err(causes)?,
+                installed => break installed.map_err(causes)?,
+            }
+        };
         let keeper = tokio::spawn(keep_address(
             self.context.clone(),
             self.name().clone(),

@@ -138,6 +138,6 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 /// Logs to standard error, for the journal: what `TANDEM_LOG` asks for, or `info`.
 fn log_to_stderr() {
     let filter =
-        tracing_subscriber::EnvFilter::try_from_env("TANDEM_LOG").unwrap_or_else(|_| "info,openraft=warn".into());
+        tracing_subscriber::EnvFilter::try_from_env("TANDEM_LOG").unwrap_or_else(|_| "info,openraft=error".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }

@@ -1,0 +1,95 @@
+//! One machine: the real binary with directories of its own. Everything it started ends with it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+/// The binary under test.
+pub fn tandem() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_tandem"))
+}
+
+/// Looks until `done`, for at most a minute.
+pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+pub struct Machine {
+    pub name: String,
+    folder: PathBuf,
+    agent: Option<Child>,
+}
+
+impl Machine {
+    pub fn new(folder: &Path, name: &str) -> Self {
+        Self { name: name.into(), folder: folder.join(name), agent: None }
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = tandem();
+        command
+            .args(arguments)
+            .env("TANDEM_DATA_DIR", self.data_dir())
+            .env("TANDEM_RUN_DIR", self.folder.join("run"))
+            .env("TANDEM_CONFIG_DIR", self.folder.join("etc"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the binary runs")
+    }
+
+    pub fn start_agent(&mut self) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("log"));
+        let log = log.expect("the folder is ours");
+        self.agent = Some(self.command(&["agent"]).stderr(log).spawn().expect("the binary runs"));
+    }
+
+    pub fn kill_agent(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill().expect("it is our child");
+            agent.wait().expect("it is our child");
+        }
+    }
+
+    pub fn status(&self) -> Option<serde_json::Value> {
+        let output = self.run(&["status", "--json"]);
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("status prints JSON"))
+    }
+
+    pub fn is_well(&self) -> bool {
+        self.status().is_some_and(|status| status["degraded"].as_array().is_some_and(Vec::is_empty))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill_agent();
+        // Volume servers and the guard outlive an agent by design; theirs are the processes that name our folder.
+        let ours = self.folder.display().to_string();
+        let own = std::process::id();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            if pid as u32 != own && String::from_utf8_lossy(&command).contains(&format!("{ours}/")) {
+                let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+            }
+        }
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("the last lines of {}:\n{}", self.name, lines[lines.len().saturating_sub(30)..].join("\n"));
+        }
+    }
+}
