@@ -24,9 +24,10 @@ use tandem_volume::{DiskOp, DiskOpId, DiskOutcome};
 use operation::{execute, read_cached};
 use pool::Pool;
 
-/// A write that took longer than this on the event loop makes the next ones go to the pool: the kernel is throttling
-/// writers or the device hangs, and leases and peers must not wait for it.
-const SLOW: Duration = Duration::from_millis(20);
+/// A write that took longer than this on the event loop makes the next ones go to the pool: the device hangs, and
+/// leases and peers must not wait for it. More than the 200 ms that the kernel pauses a throttled writer at most, and
+/// than a crowded machine lets a process wait for a processor: the pool costs two wake-ups for each write.
+const SLOW: Duration = Duration::from_millis(250);
 /// How long writes then go to the pool.
 const SLOW_FOR: Duration = Duration::from_secs(1);
 

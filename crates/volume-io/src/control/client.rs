@@ -77,7 +77,9 @@ impl Client {
                         let mut line = serde_json::to_vec(&message).expect("control messages have string keys only");
                         line.push(b'\n');
                         if send(writing.as_ref(), &line, fd).await.is_err() {
-                            break;
+                            // The server is gone; what it said before is still to be read.
+                            let _ = (&mut reader).await;
+                            return;
                         }
                     }
                     _ = &mut reader => break,

@@ -29,8 +29,10 @@ const WINDOW_BYTES: usize = 64 << 20;
 const WINDOW_REQUESTS: usize = 1024;
 /// Bytes of requests of all connections, living and dead, in the engine.
 const ENGINE_BYTES: usize = 512 << 20;
-/// Bytes read from a socket at once.
-const READ_BYTES: usize = 256 << 10;
+/// Bytes of a buffer for requests.
+const READ_BYTES: usize = 512 << 10;
+/// The least that is read from a socket at once.
+const READ_BYTES_MIN: usize = 64 << 10;
 /// How long a handshake may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(30);
 /// Extents in one block status reply.
@@ -406,7 +408,10 @@ impl Initiator {
 
     /// Reads once; false at the end.
     fn read(&mut self) -> io::Result<bool> {
-        self.input.reserve(self.missing.max(READ_BYTES));
+        // Payloads are slices of this buffer and keep it alive, so a new one is taken only when little is left.
+        if self.input.capacity() - self.input.len() < self.missing.max(READ_BYTES_MIN) {
+            self.input.reserve(self.missing.max(READ_BYTES));
+        }
         let count = match rustix::io::read(&self.socket, self.input.spare_capacity_mut()) {
             Ok((read, _)) => read.len(),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(true),
