@@ -30,7 +30,7 @@ const SLOTS: usize = 128;
 /// The most agents that talk at once: one, its successor, and somebody who looks.
 const CONNECTIONS: usize = 4;
 /// How often freezing is asserted while it lasts.
-const ASSERT_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const ASSERT_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 /// Below the kernel's own watchdog threads, above everything ordinary.
 const PRIORITY: i32 = 50;
 

@@ -13,9 +13,12 @@ use crate::proc_table::ProcTable;
 
 /// Bytes of the longest service name.
 const NAME_MAX: usize = 64;
-/// How often the process table is read until no process is found that still runs. Each round stops all it finds, so
-/// more than two mean that something forks as fast as we look.
-const ROUNDS_MAX: usize = 64;
+/// How often the process table is read until no process is found that still runs. Each round stops all it finds; what
+/// needs more than these forks as fast as we look, and is met again by the next assertion.
+const ROUNDS_MAX: usize = 8;
+/// Between two rounds. A process that was told to stop shows it only once it was given a processor, and this one, which
+/// runs at real-time priority, must not keep it from there.
+const ROUND_PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -75,6 +78,7 @@ impl Slot {
                     if !found {
                         break;
                     }
+                    std::thread::sleep(ROUND_PAUSE);
                 }
                 Ok(())
             }
