@@ -7,6 +7,8 @@ mod peers;
 mod poller;
 mod process;
 mod report;
+mod served;
+mod translate;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};

@@ -7,18 +7,18 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
 };
 use tandem_base::{ByteSize, Configuration, Duration, Epoch, Instant, NodeName, OpenId, VolumeName};
-use tandem_volume::{Input, Reply as EngineReply, Request, RequestError, RequestId, VolumeIndex};
+use tandem_volume::{Input, Reply as EngineReply, RequestError, RequestId};
 
-use super::poller::{Poller, Token};
+use super::{
+    poller::{Poller, Token},
+    served::{Served, Target},
+    translate::{Step, errno, translate},
+};
 use crate::{
     clock::boottime,
     control::Attachment,
     disk::Shared,
-    export::Export,
-    nbd::{
-        Command, CommandFlags, Errno, ExportInfo, Exports, Handshake, PAYLOAD_MAX, Progress, Reply, RequestHeader,
-        Session, Unavailable, next_request,
-    },
+    nbd::{Errno, Handshake, Progress, Reply, Session, next_request},
 };
 
 /// Connections at once; more wait in the listener's queue.
@@ -35,15 +35,6 @@ const READ_BYTES: usize = 512 << 10;
 const READ_BYTES_MIN: usize = 64 << 10;
 /// How long a handshake may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(30);
-/// Extents in one block status reply.
-const EXTENTS_MAX: usize = 1024;
-
-/// A volume as an export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Target {
-    volume: VolumeIndex,
-    promotion: Epoch,
-}
 
 enum Phase {
     Handshake(Handshake),
@@ -86,15 +77,6 @@ struct Pending {
     offset: u64,
     structured: bool,
     bytes: usize,
-}
-
-/// What decides which exports exist.
-struct Served {
-    node: NodeName,
-    open: OpenId,
-    volumes: Vec<(VolumeName, ByteSize)>,
-    serving: Option<Epoch>,
-    configuration: Option<Configuration>,
 }
 
 /// All initiators of the group.
@@ -466,127 +448,5 @@ impl Initiator {
             }
         }
         Ok(())
-    }
-}
-
-enum Step {
-    Submit { what: Request, bytes: usize },
-    Answer { reply: Reply, gated: bool },
-    Close,
-}
-
-fn errno(error: &RequestError) -> Errno {
-    match error {
-        RequestError::Superseded => Errno::Shutdown,
-        RequestError::OutOfRange => Errno::Invalid,
-        _ => Errno::Io,
-    }
-}
-
-/// What a request means for the engine, or its answer where the engine is not needed.
-fn translate(session: &Session<Target>, request: RequestHeader, disk: &Shared) -> Step {
-    use CommandFlags as Flag;
-    let RequestHeader { command, flags, cookie, offset, length } = request;
-    let volume = session.target.volume;
-    let refuse =
-        |errno, text: &str| Step::Answer { reply: Reply::error(session.structured, cookie, errno, text), gated: false };
-    let known = match &command {
-        Command::Read => Flag::DF | Flag::FUA,
-        Command::WriteZeroes => Flag::FUA | Flag::NO_HOLE | Flag::FAST_ZERO,
-        Command::BlockStatus => Flag::REQ_ONE | Flag::FUA,
-        _ => Flag::FUA,
-    };
-    if flags.beyond(known) {
-        return refuse(Errno::Invalid, "unknown flags");
-    }
-    let fua = flags.has(Flag::FUA);
-    match command {
-        Command::Disconnect => return Step::Close,
-        Command::Flush => return Step::Submit { what: Request::Flush, bytes: 0 },
-        Command::Unknown(kind) => return refuse(Errno::Invalid, &format!("unknown request {kind}")),
-        _ => {}
-    }
-    let inside = offset.checked_add(u64::from(length)).is_some_and(|end| end <= session.size);
-    if length == 0 {
-        return refuse(Errno::Invalid, "a request of no bytes");
-    }
-    if !inside {
-        let errno =
-            if matches!(command, Command::Write(_) | Command::WriteZeroes) { Errno::NoSpace } else { Errno::Invalid };
-        return refuse(errno, "the range ends behind the volume");
-    }
-    match command {
-        Command::Read if length > PAYLOAD_MAX => refuse(Errno::Overflow, "a read of more than 32 MiB"),
-        Command::Read => Step::Submit { what: Request::Read { volume, offset, length }, bytes: length as usize },
-        Command::Write(data) => {
-            let bytes = data.len();
-            Step::Submit { what: Request::Write { volume, offset, data, fua }, bytes }
-        }
-        Command::Trim | Command::WriteZeroes => {
-            // Whether zeroing is faster than writing depends on every replica's file system: never promised.
-            if flags.has(Flag::FAST_ZERO) {
-                return refuse(Errno::NotSupported, "zeroing may be as slow as writing");
-            }
-            let keep_allocated = flags.has(Flag::NO_HOLE);
-            let length = u64::from(length);
-            Step::Submit { what: Request::Zero { volume, offset, length, fua, keep_allocated }, bytes: 0 }
-        }
-        Command::BlockStatus if !session.block_status => refuse(Errno::Invalid, "no metadata context was agreed"),
-        Command::BlockStatus => {
-            let count = if flags.has(Flag::REQ_ONE) { 1 } else { EXTENTS_MAX };
-            match disk.extents(volume, offset, u64::from(length), count) {
-                Ok(extents) => Step::Answer { reply: Reply::block_status(cookie, &extents), gated: true },
-                Err(error) => refuse(Errno::Io, &format!("the image's extents: {error}")),
-            }
-        }
-        Command::Disconnect | Command::Flush | Command::Unknown(_) => unreachable!("answered above"),
-    }
-}
-
-impl Served {
-    /// Whether `promotion` can never be served by this run again, as far as is known here.
-    fn is_over(&self, promotion: Epoch) -> bool {
-        let Some(configuration) = &self.configuration else { return false };
-        let current = configuration.primary.as_ref().is_some_and(|primary| {
-            primary.promotion == promotion && primary.node == self.node && primary.open == self.open
-        });
-        configuration.epoch.number >= promotion.number && !current
-    }
-}
-
-impl Exports for Served {
-    type Target = Target;
-
-    fn list(&self) -> Vec<String> {
-        if self.serving.is_none() {
-            return Vec::new();
-        }
-        self.volumes.iter().map(|(name, _)| name.to_string()).collect()
-    }
-
-    fn find(&self, name: &str) -> Result<ExportInfo<Target>, Unavailable> {
-        // The nameless export is the first, as many servers have it.
-        let export: Export = match (name, self.volumes.first()) {
-            ("", Some((first, _))) => Export { volume: first.clone(), promotion: None },
-            _ => name.parse().map_err(|error: crate::export::ExportError| Unavailable::Never(error.to_string()))?,
-        };
-        let index = self.volumes.iter().position(|(volume, _)| *volume == export.volume);
-        let index = index.ok_or_else(|| Unavailable::Never(format!("no volume `{}` in this group", export.volume)))?;
-        if let Some(promotion) = export.promotion.filter(|promotion| self.is_over(*promotion)) {
-            return Err(Unavailable::Never(format!("superseded: promotion {promotion} is over")));
-        }
-        let Some(serving) = self.serving else {
-            return Err(Unavailable::NotNow("not served here now".into()));
-        };
-        if let Some(promotion) = export.promotion.filter(|promotion| *promotion != serving) {
-            return Err(Unavailable::NotNow(format!("promotion {promotion} is not served here now")));
-        }
-        let (volume, size) = &self.volumes[index];
-        let volume_index = VolumeIndex(u16::try_from(index).expect("a group has at most 32 volumes"));
-        Ok(ExportInfo {
-            target: Target { volume: volume_index, promotion: serving },
-            size: size.as_u64(),
-            description: format!("tandem volume {volume}, promotion {serving}"),
-        })
     }
 }
