@@ -1,5 +1,5 @@
-//! A cluster without the lab: three agents started by hand on loopback addresses of this machine, as an administrator
-//! would on three machines.
+//! A cluster without the lab: three agents started by hand, as an administrator would on three machines. Their addresses
+//! are on the loopback of a network namespace that this test makes for itself.
 
 mod machine;
 
@@ -14,9 +14,9 @@ left = {}
 right = {}
 
 [node]
-a1 = { site = "left", address = "127.77.1.1" }
-b1 = { site = "right", address = "127.77.1.2" }
-w1 = { witness = true, address = "127.77.1.3" }
+a1 = { site = "left", address = "10.77.1.1" }
+b1 = { site = "right", address = "10.77.1.2" }
+w1 = { witness = true, address = "10.77.1.3" }
 
 [link]
 wire = { between = ["left", "right"], latency = "1 ms" }
@@ -37,6 +37,7 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn three_agents_form_a_cluster_and_a_service_moves() {
+    machine::own_network(&["10.77.1.1/24", "10.77.1.2/24", "10.77.1.3/24"]);
     let folder = tempfile::tempdir().expect("a temporary directory");
     let plan = folder.path().join("plan.toml");
     std::fs::write(&plan, PLAN).expect("the folder is ours");
@@ -61,13 +62,13 @@ fn three_agents_form_a_cluster_and_a_service_moves() {
     let other = if &wrong[secret..=secret] == "0" { "1" } else { "0" };
     wrong.replace_range(secret..=secret, other);
     wait_for("a1 answers a join", || {
-        let join = b1.run(&["join", "--node", "b1", "--token", &wrong, "--address", "127.77.1.2"]);
+        let join = b1.run(&["join", "--node", "b1", "--token", &wrong, "--address", "10.77.1.2"]);
         assert!(!join.status.success());
         said(&join).contains("token")
     });
-    let stranger = b1.run(&["join", "--node", "stranger", "--token", &token, "--address", "127.77.1.2"]);
+    let stranger = b1.run(&["join", "--node", "stranger", "--token", &token, "--address", "10.77.1.2"]);
     assert!(!stranger.status.success() && said(&stranger).contains("stranger"), "{}", said(&stranger));
-    for (machine, address) in [(&mut b1, "127.77.1.2"), (&mut w1, "127.77.1.3")] {
+    for (machine, address) in [(&mut b1, "10.77.1.2"), (&mut w1, "10.77.1.3")] {
         let name = machine.name.clone();
         let join = machine.run(&["join", "--node", &name, "--token", &token, "--address", address]);
         assert!(join.status.success(), "{}", said(&join));
@@ -102,9 +103,9 @@ fn three_agents_form_a_cluster_and_a_service_moves() {
 
     // A port in use is said clearly.
     w1.kill_agent();
-    let squatter = std::net::TcpListener::bind("127.77.1.3:7400").expect("the agent is gone");
+    let squatter = std::net::TcpListener::bind("10.77.1.3:7400").expect("the agent is gone");
     let refused = w1.run(&["agent"]);
-    assert!(!refused.status.success() && said(&refused).contains("127.77.1.3:7400"), "{}", said(&refused));
+    assert!(!refused.status.success() && said(&refused).contains("10.77.1.3:7400"), "{}", said(&refused));
     drop(squatter);
     w1.start_agent();
     wait_for("the witness is back", || a1.is_well());

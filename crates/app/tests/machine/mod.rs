@@ -7,12 +7,27 @@ use std::{
 };
 
 /// The binary under test.
-pub fn tandem() -> Command {
+pub(crate) fn tandem() -> Command {
     Command::new(env!("CARGO_BIN_EXE_tandem"))
 }
 
+/// Puts this thread, and what it starts from here on, into a network namespace with `addresses` on its loopback. Needs
+/// root; the namespace ends with the last process in it.
+pub(crate) fn own_network(addresses: &[&str]) {
+    // SAFETY: no other thread relies on this thread's network namespace.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.expect("the tests run as root");
+    let ip = |arguments: &[&str]| {
+        let status = Command::new("ip").args(arguments).status().expect("iproute2 is installed");
+        assert!(status.success(), "ip {arguments:?}");
+    };
+    ip(&["link", "set", "lo", "up"]);
+    for address in addresses {
+        ip(&["address", "add", address, "dev", "lo"]);
+    }
+}
+
 /// Looks until `done`, for at most a minute.
-pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < deadline, "not within a minute: {what}");
@@ -20,18 +35,18 @@ pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-pub struct Machine {
-    pub name: String,
+pub(crate) struct Machine {
+    pub(crate) name: String,
     folder: PathBuf,
     agent: Option<Child>,
 }
 
 impl Machine {
-    pub fn new(folder: &Path, name: &str) -> Self {
+    pub(crate) fn new(folder: &Path, name: &str) -> Self {
         Self { name: name.into(), folder: folder.join(name), agent: None }
     }
 
-    pub fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.folder.join("data")
     }
 
@@ -46,29 +61,29 @@ impl Machine {
         command
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("the binary runs")
     }
 
-    pub fn start_agent(&mut self) {
+    pub(crate) fn start_agent(&mut self) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("log"));
         let log = log.expect("the folder is ours");
         self.agent = Some(self.command(&["agent"]).stderr(log).spawn().expect("the binary runs"));
     }
 
-    pub fn kill_agent(&mut self) {
+    pub(crate) fn kill_agent(&mut self) {
         if let Some(mut agent) = self.agent.take() {
             agent.kill().expect("it is our child");
             agent.wait().expect("it is our child");
         }
     }
 
-    pub fn status(&self) -> Option<serde_json::Value> {
+    pub(crate) fn status(&self) -> Option<serde_json::Value> {
         let output = self.run(&["status", "--json"]);
         output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("status prints JSON"))
     }
 
-    pub fn is_well(&self) -> bool {
+    pub(crate) fn is_well(&self) -> bool {
         self.status().is_some_and(|status| status["degraded"].as_array().is_some_and(Vec::is_empty))
     }
 }
