@@ -8,21 +8,22 @@
 //! offset  bytes
 //!      0      8  magic "TANDEMSB"
 //!      8      2  format: 1
-//!     10      2  flags: 1 clean, 2 failed, 4 the previous run is known
+//!     10      2  flags: 1 clean, 2 failed, 4 this run was a member
 //!     12      4  number of volumes: 0 to 32
 //!     16      8  sequence of the store
 //!     24     16  cluster
 //!     40      8  promised epoch: number
 //!     48      8  promised epoch: tag
 //!     56      8  open (this run)
-//!     64      8  previous open, or 0
+//!     64      8  number of earlier opens: 0 to 64
 //!     72     64  group: length, then the name, then zeroes
 //!    136     64  node: the same
 //!    200     16  reserved: place of the hot extents (first byte, length)
 //!    216     16  reserved: place of the region stamps
 //!    232     16  reserved: place of the epoch table
 //!    248     24  reserved: base (epoch number, epoch tag, sequence)
-//!    272    752  reserved
+//!    272    240  reserved
+//!    512    512  earlier opens, newest first, 8 bytes each
 //!   1024     72  volume 0: length of the name, the name, zeroes (64 bytes), then the size in bytes (8)
 //!   1096     72  volume 1, and so on
 //!   3328    764  reserved
@@ -145,7 +146,7 @@ pub enum Selected {
 
 const MAGIC: [u8; 8] = *b"TANDEMSB";
 const FLAGS: usize = 10;
-const PREVIOUS: usize = 200;
+const PREVIOUS: usize = 512;
 const VOLUMES: usize = 1024;
 const VOLUME_BYTES: usize = 72;
 const CHECKSUM: usize = BLOCK_SIZE - 4;

@@ -47,8 +47,8 @@ fn the_layout_holds() {
     );
     assert_eq!(&block[72..80], b"\x06ledger\0");
     assert_eq!(&block[136..140], b"\x02r1\0");
-    assert_eq!(block[200..216], [8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
-    assert!(block[216..1024].iter().all(|byte| *byte == 0), "free or reserved");
+    assert_eq!(block[512..528], [8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
+    assert!(block[200..512].iter().chain(&block[528..1024]).all(|byte| *byte == 0), "reserved or empty");
     assert_eq!(&block[1024..1031], b"\x06ledger");
     assert_eq!(block[1088..1096], (64u64 << 20).to_le_bytes());
     assert_eq!(u32::from_le_bytes(block[4092..].try_into().expect("4 bytes")), CHECKSUM);
@@ -56,7 +56,7 @@ fn the_layout_holds() {
 }
 
 /// Computed by another implementation.
-const CHECKSUM: u32 = 1500699397;
+const CHECKSUM: u32 = 782232545;
 
 #[test]
 fn the_newest_of_a_majority_counts_and_the_rest_is_repaired() {
