@@ -42,6 +42,8 @@ impl Process {
 pub(crate) struct ProcTable {
     proc: OwnedFd,
     processes: Vec<Process>,
+    /// Number and start of those that were handed out since [`forget_seen`](Self::forget_seen).
+    seen: Vec<(u32, u64)>,
     buffer: Box<[MaybeUninit<u8>]>,
 }
 
@@ -49,7 +51,8 @@ impl ProcTable {
     /// Allocates all it will ever need.
     pub(crate) fn new() -> io::Result<Self> {
         let proc = rustix::fs::open("/proc", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { proc, processes: Vec::with_capacity(PROCESSES_MAX), buffer: Box::new_uninit_slice(32 << 10) })
+        let seen = Vec::with_capacity(PROCESSES_MAX);
+        Ok(Self { proc, processes: Vec::with_capacity(PROCESSES_MAX), seen, buffer: Box::new_uninit_slice(32 << 10) })
     }
 
     /// Reads all processes.
@@ -95,6 +98,24 @@ impl ProcTable {
 
     pub(crate) fn members(&self) -> impl Iterator<Item = &Process> {
         self.processes.iter().filter(|process| process.member)
+    }
+
+    /// Begins a new round of [`next_unseen_runnable`](Self::next_unseen_runnable).
+    pub(crate) fn forget_seen(&mut self) {
+        self.seen.clear();
+    }
+
+    /// A member that can run and was not handed out yet.
+    pub(crate) fn next_unseen_runnable(&mut self) -> Option<u32> {
+        if self.seen.len() == self.seen.capacity() {
+            return None;
+        }
+        let seen = &self.seen;
+        let found = self.processes.iter().find(|process| {
+            process.member && process.can_run() && !seen.contains(&(process.pid, process.start_time))
+        })?;
+        self.seen.push((found.pid, found.start_time));
+        Some(found.pid)
     }
 
     fn spread(&mut self) {

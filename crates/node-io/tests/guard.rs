@@ -65,24 +65,49 @@ fn agent_process() {
     });
 }
 
-/// A service with a child in a session of its own, both busy.
+/// A directory; whatever runs for it ends with it, also when an assertion failed.
+struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let mark = [DIRECTORY.as_bytes(), b"=", self.path().as_os_str().as_encoded_bytes(), b"\0"].concat();
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let environment = fs::read(process.path().join("environ")).unwrap_or_default();
+            let pid = process.file_name().to_str().and_then(|name| Pid::from_raw(name.parse().ok()?));
+            if let Some(pid) = pid.filter(|_| environment.windows(mark.len()).any(|window| window == mark)) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+/// A service with a child in a session of its own. Both only sleep: the parent of a vfork never shows as stopped.
 async fn start(directory: &Path, cgroups: Option<Cgroups>) -> ServiceProcess {
     let processes = ServiceProcesses::new(directory.join("services"), cgroups).expect("it is writable");
     let child = directory.join("child");
-    let script = format!(
-        "setsid sh -c 'echo $$ > {0}; while :; do sleep 0.02; done' & while :; do sleep 0.02; done",
-        child.display()
-    );
+    let script = format!("setsid sh -c 'echo $$ > {0}; exec sleep 1000' & exec sleep 1000", child.display());
     let argv = ["sh", "-c", &script].map(OsString::from).into();
-    let service = processes.start(&ProcessSpec::new("svc", argv, directory.join("svc.log"))).await.expect("a shell");
-    poll(|| fs::read_to_string(&child).is_ok_and(|text| text.ends_with('\n'))).await;
+    let mut spec = ProcessSpec::new("svc", argv, directory.join("svc.log"));
+    spec.env.push((DIRECTORY.into(), directory.into()));
+    let service = processes.start(&spec).await.expect("a shell");
+    poll("the child starts", || fs::read_to_string(&child).is_ok_and(|text| text.ends_with('\n'))).await;
     service
 }
 
-async fn poll(mut until: impl FnMut() -> bool) {
+async fn poll(what: &str, mut until: impl FnMut() -> bool) {
     let deadline = now() + Duration::from_secs(60);
     while !until() {
-        assert!(now() < deadline, "it does not happen");
+        assert!(now() < deadline, "{what}: it does not happen");
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
 }
@@ -107,15 +132,15 @@ fn frozen(directory: &Path, service: &Confinement, pid: u32) -> bool {
 }
 
 async fn life_of_a_service(cgroups: Option<Cgroups>) {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let directory = directory.path();
+    let scratch = Scratch::new();
+    let directory = scratch.path();
     let handle = GuardHandle::start(spec(directory)).await.expect("the guard starts");
     let service = start(directory, cgroups).await;
     let is_frozen = || frozen(directory, service.confinement(), service.pid());
 
     // Without a lease a service is frozen as soon as it is known.
     handle.register("svc", service.confinement()).await.expect("there is room");
-    poll(is_frozen).await;
+    poll("frozen without a lease", is_frozen).await;
     let refused = handle.thaw("svc").await;
     assert!(matches!(refused, Err(GuardError::Refused { cause: Refusal::LeaseOver, .. })), "{refused:?}");
 
@@ -128,11 +153,11 @@ async fn life_of_a_service(cgroups: Option<Cgroups>) {
             break until;
         }
     };
-    poll(|| !is_frozen() || now() >= until).await;
+    poll("thawed", || !is_frozen() || now() >= until).await;
 
     // An earlier time changes nothing.
     let _ = handle.extend(Instant::ZERO).await;
-    poll(|| {
+    poll("frozen at the end", || {
         let frozen = is_frozen();
         assert!(!frozen || now() >= until, "frozen before the lease was over at {until:?}");
         frozen
@@ -142,7 +167,7 @@ async fn life_of_a_service(cgroups: Option<Cgroups>) {
     // Whoever continues it by hand is overruled.
     if let Confinement::Session { leader, .. } = service.confinement() {
         kill_process(Pid::from_raw(*leader as i32).expect("it is not zero"), Signal::CONT).expect("it lives");
-        poll(is_frozen).await;
+        poll("frozen again", is_frozen).await;
     }
 
     // The guard is killed; the next call starts another, which knows what this handle knows.
@@ -153,7 +178,7 @@ async fn life_of_a_service(cgroups: Option<Cgroups>) {
     assert_ne!(status.pid, old);
     assert_eq!(status.services.len(), 1);
     handle.thaw("svc").await.expect("the lease holds");
-    poll(|| !is_frozen()).await;
+    poll("thawed by the second guard", || !is_frozen()).await;
 
     // A frozen service can still be killed.
     service.stop(Duration::ZERO).await.expect("SIGKILL works");
@@ -195,8 +220,8 @@ impl Drop for Agent {
 
 #[tokio::test]
 async fn the_guard_needs_no_agent() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let directory = directory.path();
+    let scratch = Scratch::new();
+    let directory = scratch.path();
     let argv = this_binary("agent_process");
     let mut agent = Command::new(&argv[0]);
     agent.args(&argv[1..]).env(DIRECTORY, directory).stdout(Stdio::piped()).stdin(Stdio::null());
@@ -214,16 +239,16 @@ async fn the_guard_needs_no_agent() {
 
     // Longer than the lease under a live agent: nothing is frozen.
     let later = now() + Duration::from_millis(2_500);
-    poll(|| {
+    poll("the lease is renewed", || {
         assert!(!is_frozen(), "the lease is renewed");
         now() > later
     })
     .await;
 
     agent.signal(Signal::STOP);
-    poll(|| state(agent.0.id()) == Some('T')).await;
+    poll("the agent is stopped", || state(agent.0.id()) == Some('T')).await;
     let deadline = handle.status().await.expect("it answers").deadline;
-    poll(|| {
+    poll("frozen without an agent", || {
         let frozen = is_frozen();
         assert!(!frozen || now() >= deadline, "frozen before the lease was over");
         frozen
@@ -247,7 +272,7 @@ async fn the_guard_needs_no_agent() {
     );
     handle.extend(now() + Duration::from_secs(60)).await.expect("it is ahead");
     handle.thaw("svc").await.expect("the lease holds");
-    poll(|| !is_frozen()).await;
+    poll("thawed by the next agent", || !is_frozen()).await;
     service.stop(Duration::ZERO).await.expect("SIGKILL works");
     handle.forget("svc").await.expect("it answers");
     handle.end().await.expect("nothing is registered");
@@ -255,8 +280,8 @@ async fn the_guard_needs_no_agent() {
 
 #[tokio::test]
 async fn garbage_and_strangers_do_no_harm() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let directory = directory.path();
+    let scratch = Scratch::new();
+    let directory = scratch.path();
     let handle = GuardHandle::start(spec(directory)).await.expect("the guard starts");
     let socket = directory.join("guard.sock");
     for garbage in [&[0xff; 600][..], &[3, 0, 0xff, 0xff, 0xff], &[0, 0], &[200, 0, 1], b"GET / HTTP/1.1\r\n\r\n"] {

@@ -29,7 +29,7 @@ use crate::{
 const SLOTS: usize = 128;
 /// The most agents that talk at once: one, its successor, and somebody who looks.
 const CONNECTIONS: usize = 4;
-/// How often freezing is asserted while it lasts.
+/// How often freezing is asserted while it lasts: each time reads the process table, at real-time priority.
 const ASSERT_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 /// Below the kernel's own watchdog threads, above everything ordinary.
 const PRIORITY: i32 = 50;

@@ -14,8 +14,8 @@ use crate::Confinement;
 
 /// How long a guard may take to answer; it freezes services in between, which takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a new guard may take to open its socket.
-const START_PATIENCE: Duration = Duration::from_secs(3);
+/// How long it may take until a new guard answers; on a busy machine its start takes a while.
+const START_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How to find or start the guard.
 #[derive(Debug, Clone)]
@@ -108,7 +108,7 @@ impl GuardHandle {
     /// [`GuardError::Start`], [`GuardError::Silent`].
     pub async fn start(spec: GuardSpec) -> Result<Self, GuardError> {
         let mut shared = Shared { spec, stream: None, services: BTreeMap::new(), deadline: Instant::ZERO };
-        shared.connect().await?;
+        shared.connect(tokio::time::Instant::now() + START_PATIENCE).await?;
         Ok(Self { shared: Arc::new(Mutex::new(shared)) })
     }
 
@@ -214,68 +214,66 @@ impl Shared {
         }
     }
 
-    /// Asks; once more with another guard if this one does not answer.
+    /// Asks; if this guard does not answer, looks for another, which may still be the dying one, until one does.
     async fn exchange<'b>(
         &mut self,
         request: &Request<'_>,
         buffer: &'b mut [u8; MESSAGE_MAX],
     ) -> Result<Reply<'b>, GuardError> {
-        let first = match &mut self.stream {
-            Some(stream) => transact(stream, request, buffer).await,
-            None => Err(io::ErrorKind::NotConnected.into()),
-        };
-        let length = match first {
-            Ok(length) => length,
-            Err(error) => {
-                tracing::warn!(%error, "the guard is gone; looking for it or starting another");
-                self.stream = None;
-                self.connect().await?;
-                let stream = self.stream.as_mut().expect("connect has just set it");
-                match transact(stream, request, buffer).await {
-                    Ok(length) => length,
-                    Err(cause) => {
-                        self.stream = None;
+        let deadline = tokio::time::Instant::now() + START_PATIENCE;
+        let length = loop {
+            if self.stream.is_none() {
+                self.connect(deadline).await?;
+            }
+            let stream = self.stream.as_mut().expect("connect has just set it");
+            match transact(stream, request, buffer).await {
+                Ok(length) => break length,
+                Err(cause) => {
+                    self.stream = None;
+                    if tokio::time::Instant::now() >= deadline {
                         return Err(self.silent(cause));
                     }
+                    tracing::warn!(error = %cause, "the guard is gone; looking for it or starting another");
                 }
             }
         };
         postcard::from_bytes(&buffer[..length]).map_err(|_| self.confused())
     }
 
-    async fn connect(&mut self) -> Result<(), GuardError> {
+    /// Connects, starts a guard if none listens, and tells it all that is known.
+    async fn connect(&mut self, deadline: tokio::time::Instant) -> Result<(), GuardError> {
         let mut started = false;
-        let deadline = tokio::time::Instant::now() + START_PATIENCE;
-        let stream = loop {
+        loop {
             match UnixStream::connect(&self.spec.socket).await {
-                Ok(stream) => break stream,
+                Ok(stream) => match self.tell(stream).await {
+                    Ok(stream) => {
+                        self.stream = Some(stream);
+                        return Ok(());
+                    }
+                    Err(cause) if tokio::time::Instant::now() >= deadline => return Err(self.silent(cause)),
+                    Err(_) => {}
+                },
                 Err(_) if !started => {
                     self.spawn()?;
                     started = true;
                 }
                 Err(cause) if tokio::time::Instant::now() >= deadline => return Err(self.silent(cause)),
-                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(_) => {}
             }
-        };
-        let stream = self.stream.insert(stream);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn tell(&self, mut stream: UnixStream) -> io::Result<UnixStream> {
         let mut buffer = [0; MESSAGE_MAX];
-        let mut replayed = Ok(0);
         if self.deadline > Instant::ZERO {
             // First, so that what is registered next is not frozen for nothing.
-            replayed = transact(stream, &Request::Extend { until: self.deadline.as_nanos() }, &mut buffer).await;
+            transact(&mut stream, &Request::Extend { until: self.deadline.as_nanos() }, &mut buffer).await?;
         }
         for (service, confinement) in &self.services {
-            if replayed.is_ok() {
-                replayed = transact(stream, &registration(service, confinement), &mut buffer).await;
-            }
+            transact(&mut stream, &registration(service, confinement), &mut buffer).await?;
         }
-        match replayed {
-            Ok(_) => Ok(()),
-            Err(cause) => {
-                self.stream = None;
-                Err(self.silent(cause))
-            }
-        }
+        Ok(stream)
     }
 
     fn spawn(&self) -> Result<(), GuardError> {

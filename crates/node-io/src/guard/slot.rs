@@ -16,9 +16,6 @@ const NAME_MAX: usize = 64;
 /// How often the process table is read until no process is found that still runs. Each round stops all it finds; what
 /// needs more than these forks as fast as we look, and is met again by the next assertion.
 const ROUNDS_MAX: usize = 8;
-/// Between two rounds. A process that was told to stop shows it only once it was given a processor, and this one, which
-/// runs at real-time priority, must not keep it from there.
-const ROUND_PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -65,20 +62,20 @@ impl Slot {
         match &self.target {
             Target::Cgroup(freeze) => Ok(pwrite(freeze, b"1", 0).map(drop)?),
             Target::Session { leader, start_time } => {
+                table.forget_seen();
                 for _round in 0..ROUNDS_MAX {
                     table.scan()?;
                     table.mark(*leader, *start_time);
+                    // Who was told and does not show it yet stops before he next runs. One can stay so: the parent in a
+                    // vfork(2) waits, uninterruptibly, for a child that is stopped.
                     let mut found = false;
-                    for process in table.members().filter(|process| process.can_run()) {
+                    while let Some(pid) = table.next_unseen_runnable() {
                         found = true;
-                        signal(process.pid, Signal::STOP)?;
+                        signal(pid, Signal::STOP)?;
                     }
-                    // One in an uninterruptible sleep shows no stop until it wakes, and then stops before it runs: the
-                    // bound ends this for it, and the next assertion looks again.
                     if !found {
                         break;
                     }
-                    std::thread::sleep(ROUND_PAUSE);
                 }
                 Ok(())
             }
@@ -109,5 +106,55 @@ fn signal(pid: u32, signal: Signal) -> io::Result<()> {
         // It ended meanwhile.
         Err(rustix::io::Errno::SRCH) => Ok(()),
         other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{os::unix::process::CommandExt, process::Command};
+
+    /// A tree that forks all the time, its shell in a vfork half of it.
+    #[test]
+    fn a_tree_that_forks_is_caught_whole_and_let_go_whole() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let beat = directory.path().join("beat");
+        let script = format!("while :; do (echo >> {0}); env true; done & while :; do env true; done", beat.display());
+        let mut service = Command::new("sh");
+        service.args(["-c", &script]);
+        // SAFETY: one system call between fork and exec.
+        unsafe { service.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into)) };
+        let mut service = service.spawn().expect("there is a shell");
+        let leader = service.id();
+        let start_time = crate::proc_table::start_time(leader).expect("/proc is readable").expect("it lives");
+        let mut slot = Slot::new("svc", Target::Session { leader, start_time }).expect("the name is short");
+        let mut table = ProcTable::new().expect("/proc is readable");
+        let beats = || std::fs::metadata(&beat).map_or(0, |beat| beat.len());
+        for _time in 0..5 {
+            let before = beats();
+            while beats() < before + 5 {
+                std::thread::yield_now();
+            }
+            slot.freeze(&mut table).expect("they are ours");
+            // Until all have taken their stop: only a vfork's parent is left that is not stopped.
+            loop {
+                table.scan().expect("/proc is readable");
+                table.mark(leader, start_time);
+                if table.members().all(|process| !process.is_alive() || matches!(process.state, b'T' | b'D')) {
+                    break;
+                }
+            }
+            let frozen = beats();
+            for _look in 0..20 {
+                slot.freeze(&mut table).expect("they are ours");
+                assert_eq!(beats(), frozen);
+            }
+            slot.thaw(&mut table).expect("they are ours");
+        }
+        slot.freeze(&mut table).expect("they are ours");
+        for process in table.members() {
+            signal(process.pid, Signal::KILL).expect("it is ours");
+        }
+        service.wait().expect("it is our child");
     }
 }
