@@ -317,12 +317,12 @@ fn parse(digits: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::ledger::store::tests::file;
 
     /// A server in this process, until the process ends.
-    pub(crate) fn start(file: &std::path::Path) -> SocketAddr {
+    pub(in super::super) fn start(file: &std::path::Path) -> SocketAddr {
         let listen = "127.0.0.1:0".parse().expect("an address");
         let server = Server::start(&ServeArgs { file: file.into(), listen }).expect("the file is a ledger");
         let address = server.listener.local_addr().expect("it is bound");

@@ -212,3 +212,54 @@ fn parse_tail(line: &str, head: &str) -> Option<u64> {
 fn strange(answer: &str) -> Failed {
     Failed::Again(format!("the service said `{answer}`"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{server::tests::start, store::tests::file};
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        args: ClientArgs,
+    }
+
+    fn args(target: std::net::SocketAddr) -> ClientArgs {
+        let line = ["rehearse-client", "--kind", "ledger", "--target", &target.to_string()];
+        CommandLine::try_parse_from(line).expect("the line is right").args
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_found_again_and_what_was_lost_is_told() {
+        let kept = file(100);
+        let args_kept = args(start(kept.path()));
+        let mut connection = Connection::open(&args_kept).await.expect("it listens");
+        assert_eq!(connection.last().await, Ok(0));
+        for number in 1..=20 {
+            connection.append(number).await.expect("there is room");
+        }
+        // A try whose answer was lost is made again, on another connection.
+        let mut again = Connection::open(&args_kept).await.expect("it listens");
+        again.append(20).await.expect("it is there");
+        assert_eq!(again.last().await, Ok(20));
+        let found = again.all().await.expect("it is readable");
+        assert!(found.keys().copied().eq(1..=20) && found.values().all(|whole| *whole));
+
+        // A service that goes on from an empty disk has lost them, and never gets number 21.
+        let empty = file(100);
+        let mut connection = Connection::open(&args(start(empty.path()))).await.expect("it listens");
+        assert_eq!(connection.append(21).await, Err(Failed::Lost { last: 0 }));
+    }
+
+    #[tokio::test]
+    async fn a_silent_or_absent_service_is_given_up_in_time() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let mut silent = Connection::open(&args(address)).await.expect("the kernel accepts");
+        let asked = tokio::time::timeout(Duration::from_millis(50), silent.last()).await;
+        assert!(asked.is_err(), "nobody answers");
+        drop(listener);
+        assert!(matches!(Connection::open(&args(address)).await, Err(Failed::Again(_))));
+    }
+}
