@@ -15,7 +15,7 @@ fn every_mistake_is_noticed() {
         MISTAKES.set(mutations);
         let scenario =
             scenarios::ALL.iter().find(|(_, scenario)| catch_unwind(scenario).is_err()).map(|(name, _)| *name);
-        let history = || (0..60).find(|seed| catch_unwind(|| history::run(*seed)).is_err());
+        let history = || (0..600).find(|seed| catch_unwind(|| history::run(*seed)).is_err());
         match scenario.map(String::from).or_else(|| history().map(|seed| format!("seed {seed}"))) {
             Some(by) => println!("{mistake}: noticed by {by}"),
             None => unnoticed.push(mistake),
