@@ -123,7 +123,8 @@ fn perform(scenario: Scenario, stage: &mut Stage<'_>, targets: &[Target]) -> Res
                 stage.failures.push(why);
             }
         }
-        if let Some(damage) = load::damage(&stage.lab, target)? {
+        let serving = stage.serving(target)?;
+        if let Some(damage) = load::damage(&stage.lab, target, serving.as_str())? {
             stage.failures.push(format!("service {}: damage: {damage}", target.service));
         }
     }

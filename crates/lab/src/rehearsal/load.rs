@@ -23,8 +23,9 @@ const PATH: &str = "PATH=$PATH:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | s
 pub(crate) struct Load(Child);
 
 impl Load {
-    /// Fills `target`'s tables and starts; `None` for what is no PostgreSQL.
-    pub(crate) fn start(lab: &Lab, target: &Target, log: &Path) -> Result<Option<Self>, LabError> {
+    /// Fills `target`'s tables on the node that serves it, where no line slows that down, and starts; `None` for what is no
+    /// PostgreSQL.
+    pub(crate) fn start(lab: &Lab, target: &Target, serving: &str, log: &Path) -> Result<Option<Self>, LabError> {
         if target.kind != Kind::Postgres {
             return Ok(None);
         }
@@ -34,11 +35,11 @@ impl Load {
         let fill = format!(
             "{PATH}; set -e; pgbench {connection} -i -s 2 --quiet postgres; psql {connection} -qc checkpoint postgres"
         );
-        let filled = bounded::output(lab.command(OUTSIDE, ["sh", "-c", &fill]), Duration::from_secs(120));
+        let filled = bounded::output(lab.command(serving, ["sh", "-c", &fill]), Duration::from_secs(120));
         let filled = filled.doing("fill the tables of pgbench")?;
         if !filled.status.success() {
             return Err(LabError::Command {
-                node: OUTSIDE.into(),
+                node: serving.into(),
                 command: "pgbench -i".into(),
                 ended: filled.status.to_string(),
                 output: String::from_utf8_lossy(&filled.stderr).trim().into(),
@@ -67,8 +68,9 @@ impl Drop for Load {
     }
 }
 
-/// Looks for damage: `pg_amcheck` where it is there, and a full dump in any case. Returns what is wrong, if anything.
-pub(crate) fn damage(lab: &Lab, target: &Target) -> Result<Option<String>, LabError> {
+/// Looks for damage on the node that serves `target`: `pg_amcheck` where it is there, and a full dump in any case. Returns
+/// what is wrong, if anything.
+pub(crate) fn damage(lab: &Lab, target: &Target, serving: &str) -> Result<Option<String>, LabError> {
     if target.kind != Kind::Postgres {
         return Ok(None);
     }
@@ -77,7 +79,7 @@ pub(crate) fn damage(lab: &Lab, target: &Target) -> Result<Option<String>, LabEr
         "{PATH}; set -e; pg_dumpall {connection} >/dev/null
          if command -v pg_amcheck >/dev/null; then pg_amcheck {connection} --install-missing --heapallindexed --all; fi"
     );
-    let checked = bounded::output(lab.command(OUTSIDE, ["sh", "-c", &check]), Duration::from_secs(120));
+    let checked = bounded::output(lab.command(serving, ["sh", "-c", &check]), Duration::from_secs(120));
     let checked = checked.doing("look for damage in the database")?;
     if checked.status.success() {
         return Ok(None);

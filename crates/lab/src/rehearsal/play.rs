@@ -30,7 +30,9 @@ pub(crate) fn play(scenario: Scenario, stage: &mut Stage<'_>, targets: &[Target]
     let timing = &stage.plan.timing;
     // From when no lease can be held that was renewed before: later faults than a silent node show by then.
     let expiry = Duration::from(timing.lease.stretch(20_000) + timing.grace);
-    let serving = stage.serving()?;
+    // With several services, the first one's node is the one that fails.
+    let first = targets.first().ok_or_else(|| LabError::Refused("no service can be written to".into()))?;
+    let serving = stage.serving(first)?;
     match scenario {
         Scenario::NodeLoss => {
             stage.act(&format!("{serving} loses its power"), "node-loss: it serves");
@@ -161,13 +163,13 @@ fn switch_over(stage: &mut Stage<'_>, targets: &[Target], serving: &NodeName) ->
         }
         // The command may answer before the service has arrived.
         stage.wait_recovery(Duration::from_secs(1));
-        let mut now = stage.serving()?;
+        let mut now = stage.serving(target)?;
         for _ in 0..100 {
             if now == to {
                 break;
             }
             std::thread::sleep(Duration::from_millis(100));
-            now = stage.serving()?;
+            now = stage.serving(target)?;
         }
         if now != to {
             stage.failures.push(format!("{service} is on {now}, not on {to}"));

@@ -119,7 +119,9 @@ impl<'a> Stage<'a> {
     /// Starts a client for each target, and waits until all of them are acknowledged steadily.
     pub(crate) fn start_clients(&mut self, targets: &[Target]) -> Result<(), LabError> {
         for target in targets {
-            if let Some(load) = Load::start(&self.lab, target, &self.directory.join("pgbench.log"))? {
+            self.step("fills tables and starts the load");
+            let serving = self.serving(target)?;
+            if let Some(load) = Load::start(&self.lab, target, serving.as_str(), &self.directory.join("pgbench.log"))? {
                 self.loads.push(load);
             }
         }
@@ -132,11 +134,10 @@ impl<'a> Stage<'a> {
         self.wait_steady(Duration::ZERO).map_err(|why| LabError::Refused(format!("before any fault: {why}")))
     }
 
-    /// Where the first service runs.
-    pub(crate) fn serving(&self) -> Result<NodeName, LabError> {
+    /// Where the service of `target` runs.
+    pub(crate) fn serving(&self, target: &Target) -> Result<NodeName, LabError> {
         let status = view::status(&self.lab)?;
-        let service = self.clients.first().map(|client| client.target().service.clone());
-        let service = service.ok_or_else(|| LabError::Refused("no client was started".into()))?;
+        let service = &target.service;
         let seen = status.services.iter().find(|seen| seen.name == service.as_str());
         let node = seen.and_then(|seen| seen.node.as_deref()).and_then(|name| NodeName::new(name).ok());
         node.ok_or_else(|| LabError::Refused(format!("nobody says where service {service} runs")))
