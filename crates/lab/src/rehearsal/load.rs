@@ -33,7 +33,7 @@ impl Load {
         // With a checkpoint, as a database that has run for a while has one behind it: else the first shutdown would write
         // all of these tables over the line.
         let fill = format!(
-            "{PATH}; set -e; pgbench {connection} -i -s 2 --quiet postgres; psql {connection} -qc checkpoint postgres"
+            "{PATH}; set -e; pgbench {connection} -i -s 1 --quiet postgres; psql {connection} -qc checkpoint postgres"
         );
         let filled = bounded::output(lab.command(serving, ["sh", "-c", &fill]), Duration::from_secs(120));
         let filled = filled.doing("fill the tables of pgbench")?;

@@ -32,8 +32,9 @@ pub(crate) fn measure(acks: &[Ack], fault_ns: u64, end_ns: u64, missing: &[u64])
     let mut last = before;
     let mut longest = 0;
     for at in acks.iter().map(|ack| ack.at_ns).filter(|at| *at > before).chain([end_ns.max(before)]) {
-        longest = longest.max(at - last);
-        last = at;
+        // A write that was under way when the client was told to stop is acknowledged after `end_ns`.
+        longest = longest.max(at.saturating_sub(last));
+        last = last.max(at);
     }
     Figures {
         acknowledged: acks.len() as u64,
@@ -70,6 +71,11 @@ mod tests {
     fn silence_until_the_end_is_a_gap() {
         assert_eq!(measure(&acks(&[10, 20]), 25 * MS, 30_000 * MS, &[]).rto_ms, 29_980);
         assert_eq!(measure(&[], 25 * MS, 30_000 * MS, &[]).rto_ms, 29_975);
+    }
+
+    #[test]
+    fn a_write_acknowledged_while_the_client_stops_is_no_gap() {
+        assert_eq!(measure(&acks(&[10, 20, 110]), 25 * MS, 100 * MS, &[]).rto_ms, 90);
     }
 
     #[test]
