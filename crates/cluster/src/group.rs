@@ -48,20 +48,34 @@ impl Group {
         self.replicas.get(node).map(|registered| registered.open)
     }
 
+    /// Whether the register has put another run of `node`'s volume server in the place of `open`. When that is the one
+    /// that runs, a message of an earlier run came late and was taken for news: the volume server must be started again,
+    /// since a run that is over never comes back.
+    #[must_use]
+    pub fn is_over(&self, node: &NodeName, open: OpenId) -> bool {
+        self.replicas.get(node).is_some_and(|registered| registered.past.contains(&open))
+    }
+
     /// Whether the group was ever served. Before that every replica is all zero, and all are alike.
     #[must_use]
     pub fn was_served(&self) -> bool {
         self.config.epoch.number > 0
     }
 
-    fn register(&mut self, node: &NodeName, open: OpenId, run: RunId) {
+    /// The runs before are over, also those that were never registered: a message of theirs may still be on its way.
+    fn register(&mut self, node: &NodeName, open: OpenId, run: RunId, previous: &[OpenId]) {
         let mut past = VecDeque::new();
         if let Some(before) = self.replicas.remove(node) {
             past = before.past;
             past.push_back(before.open);
-            if past.len() > PAST_MAX {
-                past.pop_front();
+        }
+        for earlier in previous.iter().rev() {
+            if !past.contains(earlier) {
+                past.push_back(*earlier);
             }
+        }
+        while past.len() > PAST_MAX {
+            past.pop_front();
         }
         self.replicas.insert(node.clone(), Registered { open, run, closed: false, past });
     }
@@ -124,7 +138,7 @@ impl State {
         let swapped = registered.is_some() && !known && !trusted;
         let subject = Subject::Group(group.clone(), Some(node.clone()));
         if !register.was_served() {
-            register.register(node, open, run);
+            register.register(node, open, run, previous);
             // Nothing was ever written, so all are alike, however often each was opened; a disk of another cluster is
             // refused by its superblock before it comes here.
             register.config.in_sync.insert(node.clone(), open);
@@ -132,7 +146,7 @@ impl State {
             return Ok(());
         }
         if !register.config.in_sync.contains_key(node) {
-            register.register(node, open, run);
+            register.register(node, open, run, previous);
             let why = if swapped { "its disk was swapped or rolled back" } else { "it was not in sync before" };
             self.event(subject, "replica opened, needs resync", why);
             return Ok(());
@@ -145,7 +159,7 @@ impl State {
             self.event_once(subject, "replica refused, the group cannot be served", &refusal.to_string());
             return Err(refusal);
         }
-        register.register(node, open, run);
+        register.register(node, open, run, previous);
         if keep {
             register.config.in_sync.insert(node.clone(), open);
         } else {
@@ -164,6 +178,11 @@ impl State {
             (false, false, false) => "its volume server restarted",
         };
         self.event(subject, what, why);
+        if keep && let Some(service) = self.topology.service_of(group).cloned() {
+            // Nobody else can run it, and somebody has looked after the disk: what failed on the run before is no reason to
+            // leave it down.
+            self.services.entry(service).or_default().failures.remove(node);
+        }
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    HostState, HostStatus, LabError, Status, Topology, boot, cgroup,
+    HostState, HostStatus, LabError, Status, Topology, boot, cgroup, cleanup,
     control::{Answer, Request},
     directory::{Directory, Spec},
     error::Doing,
@@ -221,7 +221,8 @@ impl Supervisor {
                 }
                 Event::Untied => {
                     self.end();
-                    return Ok(());
+                    // Nobody is left to do it, and a rehearsal's lab has a name that never comes again.
+                    return cleanup::remove(&self.directory);
                 }
             }
         }

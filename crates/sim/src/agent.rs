@@ -731,7 +731,7 @@ impl World {
         self.tell_server(n, VolumeInput::Configured(config));
     }
 
-    pub(crate) fn from_server(
+    pub(crate) fn heard_from_server(
         &mut self,
         n: usize,
         agent: u64,
@@ -786,7 +786,6 @@ impl World {
                 let (group, node, why) = (self.group.clone(), node.name.clone(), "it was seen to end".to_owned());
                 self.propose(n, Command::CloseReplica { group, node, session, open, why }, QUESTION);
             }
-            let node = &mut self.nodes[n];
             if attached {
                 let why = "the volume server died".to_owned();
                 self.lifecycle_input(n, service::Input::AttachmentLost { why });
@@ -810,6 +809,16 @@ impl World {
             if known != Some(open) {
                 self.propose(n, Command::OpenReplica { group, node, session, open, previous }, QUESTION);
             }
+        }
+        let agent = &self.nodes[n].agent;
+        if let Some((open, _)) = &agent.link.opened
+            && agent.state.group(&self.group).is_some_and(|it| it.is_over(&self.nodes[n].name, *open))
+        {
+            note!(self, "{}: the log takes this run of the volume server for over", self.nodes[n].name);
+            self.touch(n);
+            self.stop_server(n, false);
+            let delay = self.rng.between(20, 1_000) * MS;
+            self.after(delay, Event::StartServer { node: n });
         }
         let agent = &mut self.nodes[n].agent;
         if let Some((report, _, next)) = &mut agent.report

@@ -108,7 +108,9 @@ fn plain(arguments: &Arguments, options: &Options) -> u8 {
                 again.history.iter().for_each(|line| println!("{line}"));
             }
         }
-        eprintln!("{failure}");
+        if arguments.trace {
+            eprintln!("{failure}");
+        }
     }
     if failures.is_empty() && arguments.trace && seeds == 1 {
         eprintln!("nothing was violated: the trace of a good history is not kept");
@@ -180,6 +182,10 @@ pub(crate) fn play(
                         }
                         Err(failure) => {
                             total.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+                            if options.mutation.is_none() {
+                                // At once: a long run may be watched, or stopped.
+                                eprintln!("{failure}");
+                            }
                             let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
                             failures.push(failure);
                             if failures.len() >= enough {

@@ -2,16 +2,35 @@
 
 use bytes::Bytes;
 use tandem_base::{Epoch, Instant};
-use tandem_volume::{Input, Request, RequestError, RequestId, VolumeIndex};
+use tandem_volume::{DiskOp, Input, Request, RequestError, RequestId, VolumeIndex, VolumeSpec};
 
 use crate::{
     disk::SECTOR,
-    invariants::{Violation, i2, i6},
-    ledger::{What, fill},
+    invariants::{Violation, i2, i6, linear::Value},
+    ledger::{What, fill, value_of},
+    node::Server,
     queue::MS,
+    server::place,
     workload::Attachment,
     world::{Event, Phase, World, note},
 };
+
+/// First sector, number of sectors and value of each write that the disk is working on.
+fn writes_under_way(server: &Server, volumes: &[VolumeSpec]) -> Vec<(usize, usize, Value)> {
+    let writes = server.disk_ops.values().filter_map(|op| match op {
+        DiskOp::Write { volume, offset, data, .. } => Some((volume.0, *offset, data.len(), Some(data))),
+        DiskOp::Zero { volume, offset, length, .. } => Some((volume.0, *offset, *length as usize, None)),
+        _ => None,
+    });
+    let sectors = writes.flat_map(|(volume, offset, length, data)| {
+        let first = place(volumes, volume, offset) / SECTOR;
+        (0..length / SECTOR).map(move |index| {
+            let value = data.and_then(|data| value_of(&data[index * SECTOR..(index + 1) * SECTOR]));
+            (first + index, 1, value.unwrap_or(0))
+        })
+    });
+    sectors.collect()
+}
 
 impl World {
     /// A promotion begins to serve: its image is judged, and everything older is over.
@@ -20,7 +39,8 @@ impl World {
         let loss = std::mem::take(&mut self.loss);
         let disk = self.nodes[n].disk.as_ref().expect("who serves has a disk");
         self.ledger.served(n, promotion)?;
-        self.ledger.settle(disk.cache(), loss)
+        let under_way = self.nodes[n].server.as_ref().map(|server| writes_under_way(server, &self.volumes));
+        self.ledger.settle(disk.cache(), loss, &under_way.unwrap_or_default())
     }
 
     pub(crate) fn attach(&mut self, n: usize, promotion: Epoch) {
@@ -213,7 +233,12 @@ impl World {
         for (other, node) in self.nodes.iter().enumerate() {
             if other != n && node.service && node.thawed && !node.paused {
                 // The guard needs at most its grace, on a clock that may be slow.
-                let until = node.clock.when(node.lease).saturating_add(grace.as_nanos());
+                let local = node.clock.read(self.now);
+                let until = if local < node.lease {
+                    node.clock.when(node.lease).saturating_add(grace.as_nanos())
+                } else {
+                    self.now + grace.saturating_sub(local.since(node.lease)).as_nanos()
+                };
                 i6::check(self.now, n, other, until)?;
             }
         }

@@ -30,6 +30,11 @@ pub(crate) enum Fault {
         links: Vec<(usize, usize)>,
     },
     Weather,
+    Flap {
+        node: usize,
+        links: Vec<(usize, usize)>,
+        left: Time,
+    },
     Disk {
         node: usize,
     },
@@ -62,9 +67,11 @@ pub(crate) struct Mix {
     pub rot: bool,
     /// A disk may be exchanged while its node is off.
     pub swap: bool,
+    /// Of ten faults, how many bring another one soon after them.
+    pub bursts: u64,
 }
 
-const KINDS: usize = 16;
+const KINDS: usize = 18;
 const POWER_ONE: usize = 0;
 const POWER_SOME: usize = 1;
 const KILL_SERVER: usize = 2;
@@ -81,6 +88,8 @@ const DRIFT: usize = 12;
 const MOVE: usize = 13;
 const MAINTENANCE: usize = 14;
 const CLUSTER_PAUSE: usize = 15;
+const CUT_SOME: usize = 16;
+const FLAP: usize = 17;
 
 impl Mix {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
@@ -101,6 +110,7 @@ impl Mix {
             durable: rng.chance(1, 4),
             rot: rng.chance(1, 3),
             swap: rng.chance(1, 6),
+            bursts: [0, 3, 7][rng.below(3) as usize],
         }
     }
 
@@ -190,21 +200,29 @@ impl World {
     // --- faults ---
 
     fn duration(&mut self) -> Time {
-        let longest = if self.rng.chance(1, 4) { 400 * MS } else { self.mix.longest };
-        self.rng.between(20 * MS, longest)
+        match self.rng.below(8) {
+            0 | 1 => self.rng.between(20, 400) * MS,
+            // About as long as a session lives without a renewal: what happens at that edge is the hardest.
+            2 => self.rng.between(3_000, 4_000) * MS,
+            _ => self.rng.between(20 * MS, self.mix.longest),
+        }
     }
 
     pub(crate) fn fault(&mut self) -> Result<(), Violation> {
         if self.phase != Phase::Faults {
             return Ok(());
         }
-        let next = 1 + self.rng.below(2 * self.mix.interval);
+        let soon = self.rng.chance(self.mix.bursts, 10);
+        let next = 1 + self.rng.below(if soon { 1_500 * MS } else { 2 * self.mix.interval });
         self.after(next, Event::Fault);
         let Some(kind) = self.mix.pick(&mut self.rng) else { return Ok(()) };
         self.summary.faults += 1;
         let count = self.nodes.len() as u64;
-        let n = self.rng.below(count) as usize;
-        let replica = self.rng.below(self.replicas as u64) as usize;
+        // The primary is the most interesting victim.
+        let primary = self.register().and_then(|register| register.primary.as_ref().map(|it| it.node.clone()));
+        let primary = primary.and_then(|name| self.index_of(&name)).filter(|_| self.rng.chance(1, 3));
+        let n = primary.unwrap_or_else(|| self.rng.below(count) as usize);
+        let replica = primary.unwrap_or_else(|| self.rng.below(self.replicas as u64) as usize);
         let duration = self.duration();
         match kind {
             POWER_ONE => self.power_cycle(n, duration),
@@ -227,7 +245,7 @@ impl World {
             KILL_AGENT => {
                 self.touch(n);
                 self.stop_agent(n);
-                let delay = self.rng.between(20, 4_000) * MS;
+                let delay = if self.rng.chance(1, 2) { duration } else { self.rng.between(20, 4_000) * MS };
                 self.after(delay, Event::StartAgent { node: n });
             }
             PAUSE => self.pause(n, duration),
@@ -251,6 +269,24 @@ impl World {
                     }
                 }
                 self.cut(links, duration);
+            }
+            CUT_SOME => {
+                let mut links = Vec::new();
+                for from in 0..self.nodes.len() {
+                    for to in (0..self.nodes.len()).filter(|to| *to != from) {
+                        match self.rng.below(6) {
+                            0 => links.push((from, to)),
+                            1 | 2 => links.extend([(from, to), (to, from)]),
+                            _ => {}
+                        }
+                    }
+                }
+                self.cut(links, duration);
+            }
+            FLAP => {
+                let links: Vec<_> =
+                    (0..self.nodes.len()).filter(|to| *to != n).flat_map(|to| [(n, to), (to, n)]).collect();
+                self.flap(n, links, duration);
             }
             WEATHER => {
                 note!(self, "--- bad weather for {} ms ---", duration / MS);
@@ -368,6 +404,16 @@ impl World {
         }
     }
 
+    /// A node's links come and go.
+    fn flap(&mut self, n: usize, links: Vec<(usize, usize)>, left: Time) {
+        let down = self.rng.between(20, 1_500) * MS;
+        let up = self.rng.between(20, 600) * MS;
+        self.cut(links.clone(), down);
+        if let Some(left) = left.checked_sub(down + up) {
+            self.after(down + up, Event::End(Fault::Flap { node: n, links, left }));
+        }
+    }
+
     fn cut(&mut self, links: Vec<(usize, usize)>, duration: Time) {
         note!(self, "--- cut {links:?} for {} ms ---", duration / MS);
         for (from, to) in &links {
@@ -436,6 +482,7 @@ impl World {
                     self.network.link_mut(from, to).cut = false;
                 }
             }
+            Fault::Flap { node, links, left } => self.flap(node, links, left),
             Fault::Weather => {
                 for from in 0..self.nodes.len() {
                     self.touch(from);

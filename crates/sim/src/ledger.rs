@@ -124,7 +124,8 @@ impl Ledger {
             What::Write { value, .. } => {
                 self.writes_acknowledged += 1;
                 for sector in &mut self.sectors[asked.first..asked.first + asked.count] {
-                    let access = sector.accesses.iter_mut().find(|access| access.asked == asked.tick && access.write);
+                    let access =
+                        sector.accesses.iter_mut().rev().find(|access| access.asked == asked.tick && access.write);
                     let access = access.expect("the write was noted when it was asked");
                     debug_assert_eq!(access.value, value);
                     access.answered = answered;
@@ -158,8 +159,14 @@ impl Ledger {
     }
 
     /// A promotion begins to serve, over `image`: whatever is in it now is what every later read must agree with.
-    /// `loss`: every copy of what was not flushed was destroyed.
-    pub(crate) fn settle(&mut self, image: &[u8], loss: bool) -> Result<(), Violation> {
+    /// `loss`: every copy of what was not flushed was destroyed. `under_way`: writes of the promotion before that its
+    /// disk has not finished; reads wait for them, so that each either shows from the first read on, or never.
+    pub(crate) fn settle(
+        &mut self,
+        image: &[u8],
+        loss: bool,
+        under_way: &[(usize, usize, Value)],
+    ) -> Result<(), Violation> {
         let tick = self.next_tick();
         let flushed = self.flushed;
         for (number, sector) in self.sectors.iter_mut().enumerate() {
@@ -169,6 +176,12 @@ impl Ledger {
             sector.settled = found.expect("checked just now");
             sector.accesses.clear();
             sector.fua.clear();
+        }
+        for (first, count, value) in under_way {
+            for sector in &mut self.sectors[*first..first + count] {
+                sector.accesses.push(Access { write: true, value: *value, asked: tick, answered: None });
+                sector.fua.push(false);
+            }
         }
         self.over.extend(self.asked_now.drain(..));
         self.open.clear();

@@ -132,7 +132,7 @@ impl World {
         self.server_drain(n)
     }
 
-    pub(crate) fn to_server(&mut self, n: usize, run: u64, input: Input) -> Result<(), Violation> {
+    pub(crate) fn deliver_to_server(&mut self, n: usize, run: u64, input: Input) -> Result<(), Violation> {
         if self.server_runs(n, run) {
             note!(self, "{}: told {input:?}", self.nodes[n].name);
             self.server_input(n, input)?;
@@ -421,7 +421,7 @@ impl World {
     pub(crate) fn peer_down(&mut self, id: u64, side: usize) -> Result<(), Violation> {
         let lives = self.side_lives(id, side);
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
-        let was = std::mem::replace(&mut connection.up[side], Some(false));
+        let was = connection.up[side].replace(false);
         let nodes = connection.nodes;
         if connection.up == [Some(false); 2] {
             self.connections.remove(&id);
@@ -522,7 +522,7 @@ impl World {
 }
 
 /// Where a byte of a volume lies in the node's image.
-fn place(volumes: &[tandem_volume::VolumeSpec], volume: u16, offset: u64) -> usize {
+pub(crate) fn place(volumes: &[tandem_volume::VolumeSpec], volume: u16, offset: u64) -> usize {
     let before: u64 = volumes[..usize::from(volume)].iter().map(|volume| volume.size).sum();
     (before + offset) as usize
 }

@@ -444,8 +444,10 @@ impl World {
             Event::AgentTimer { node, run } => self.agent_timer(node, run)?,
             Event::Apply { node, run } => self.apply(node, run)?,
             Event::StepDone { node, run, step, started } => self.step_done(node, run, step, started)?,
-            Event::ToServer { node, run, input } => self.to_server(node, run, *input)?,
-            Event::FromServer { node, agent, server, message } => self.from_server(node, agent, server, message)?,
+            Event::ToServer { node, run, input } => self.deliver_to_server(node, run, *input)?,
+            Event::FromServer { node, agent, server, message } => {
+                self.heard_from_server(node, agent, server, message)?
+            }
             Event::DiskDone { node, run, op } => self.disk_done(node, run, op)?,
             Event::ServerTimer { node, run } => self.server_timer(node, run)?,
             Event::PeerUp { connection, side } => self.peer_up(connection, side)?,

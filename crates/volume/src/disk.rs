@@ -33,8 +33,8 @@ pub(crate) enum Job {
     Flush { promotion: Epoch, flush: u64 },
     /// The local flush before a member is shut out.
     Shrink { promotion: Epoch },
-    /// A flush that a primary asked for.
-    FollowFlush { connection: ConnectionId, peer: usize, promotion: Epoch, flush: u64 },
+    /// A flush that a primary asked for. `rewritten`: it covers all that the primary has sent to this suspect joiner.
+    FollowFlush { connection: ConnectionId, peer: usize, promotion: Epoch, flush: u64, rewritten: bool },
 }
 
 /// The local disk, as the engine sees it.

@@ -260,6 +260,11 @@ impl Replica {
         self.disk.start(Job::Superblock, &mut self.outputs, |op| DiskOp::StoreSuperblock { op, superblock });
     }
 
+    /// Whether a store of the superblock is under way.
+    pub(crate) fn is_storing(&self) -> bool {
+        self.storing.is_some()
+    }
+
     fn superblock_stored(&mut self, outcome: DiskOutcome) {
         let Some(promised) = self.storing.take() else { return };
         if let DiskOutcome::Failed(error) = outcome {
@@ -284,6 +289,7 @@ impl Replica {
         if core::mem::take(&mut self.store_again) {
             self.store_superblock();
         }
+        self.answer_flushes();
         self.answer_lead();
         for peer in 0..self.peers.len() {
             self.lead(peer);
@@ -303,8 +309,8 @@ impl Replica {
             Some(Job::Piece { promotion, span }) => self.piece_read(op, promotion, span, outcome),
             Some(Job::Flush { promotion, flush }) => self.local_flushed(promotion, flush, outcome),
             Some(Job::Shrink { promotion }) => self.flushed_before_shrink(promotion, outcome),
-            Some(Job::FollowFlush { connection, peer, promotion, flush }) => {
-                self.follow_flushed((peer, connection), promotion, flush, outcome);
+            Some(Job::FollowFlush { connection, peer, promotion, flush, rewritten }) => {
+                self.follow_flushed((peer, connection), promotion, (flush, rewritten), outcome);
             }
             None => {}
         }

@@ -26,6 +26,10 @@ pub(crate) struct Follower {
     received: u64,
     /// Received and not stored yet.
     storing: BTreeSet<u64>,
+    /// The superblock is about to say that the disk is good again.
+    vouching: bool,
+    /// Flushes that are answered then.
+    flushed: Vec<(usize, ConnectionId, Epoch, u64)>,
 }
 
 impl Replica {
@@ -146,7 +150,8 @@ impl Replica {
         }
         self.unsettled.settle(promotion, committed);
         if let (None, Some((_, connection))) = (&self.failed, self.follower.leader) {
-            let job = Job::FollowFlush { connection, peer, promotion, flush };
+            let rewritten = self.suspect && self.follower.storing.is_empty();
+            let job = Job::FollowFlush { connection, peer, promotion, flush, rewritten };
             self.disk.start(job, &mut self.outputs, |op| DiskOp::Sync { op });
         }
     }
@@ -155,12 +160,12 @@ impl Replica {
         &mut self,
         (peer, connection): (usize, ConnectionId),
         promotion: Epoch,
-        flush: u64,
+        (flush, rewritten): (u64, bool),
         outcome: DiskOutcome,
     ) {
         if let DiskOutcome::Failed(error) = outcome {
             if self.config.mutations.retry_failed_sync() {
-                let job = Job::FollowFlush { connection, peer, promotion, flush };
+                let job = Job::FollowFlush { connection, peer, promotion, flush, rewritten };
                 self.disk.start(job, &mut self.outputs, |op| DiskOp::Sync { op });
             } else {
                 self.fail(error);
@@ -169,7 +174,33 @@ impl Replica {
             && self.follower.leader == Some((peer, connection))
             && self.follows(peer, promotion)
         {
-            self.send(peer, Message::Flushed { promotion, flush });
+            if rewritten && core::mem::take(&mut self.suspect) {
+                // A primary flushes a joiner only after it has sent everything, and it sent all of it: what this disk holds
+                // is good again. That must be durable before the register can learn of the new member.
+                self.store_superblock();
+                self.follower.vouching = true;
+            }
+            if self.follower.vouching {
+                self.follower.flushed.push((peer, connection, promotion, flush));
+            } else {
+                self.send(peer, Message::Flushed { promotion, flush });
+            }
+        }
+    }
+
+    /// Sends the answers that waited for the superblock to say that this disk is good again.
+    pub(crate) fn answer_flushes(&mut self) {
+        if self.is_storing() {
+            return;
+        }
+        self.follower.vouching = false;
+        for (peer, connection, promotion, flush) in core::mem::take(&mut self.follower.flushed) {
+            if self.follower.leader == Some((peer, connection))
+                && self.follows(peer, promotion)
+                && self.failed.is_none()
+            {
+                self.send(peer, Message::Flushed { promotion, flush });
+            }
         }
     }
 
