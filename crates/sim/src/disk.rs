@@ -22,7 +22,7 @@ pub(crate) const SECTOR: usize = 512;
 struct Sync {
     id: u64,
     /// Sectors to become durable; with the content of that instant where it was overwritten since.
-    sectors: BTreeMap<usize, Option<Box<[u8]>>>,
+    sectors: BTreeMap<usize, Option<(u64, Box<[u8]>)>>,
 }
 
 /// The image of every volume of the group, one after another, and the superblock's copies.
@@ -32,6 +32,9 @@ pub(crate) struct Disk {
     durable: Vec<u8>,
     dirty: Vec<bool>,
     dirty_list: Vec<usize>,
+    /// Counts the changes of each sector, in the cache and as of what is durable.
+    version: Vec<u64>,
+    durable_version: Vec<u64>,
     syncs: Vec<Sync>,
     copies: [Option<Vec<u8>>; COPIES],
 }
@@ -45,6 +48,8 @@ impl Disk {
             durable: vec![0; size],
             dirty: vec![false; size / SECTOR],
             dirty_list: Vec::new(),
+            version: vec![0; size / SECTOR],
+            durable_version: vec![0; size / SECTOR],
             syncs: Vec::new(),
             copies: [const { None }; COPIES],
         }
@@ -69,13 +74,15 @@ impl Disk {
         let range = sector * SECTOR..(sector + 1) * SECTOR;
         for sync in &mut self.syncs {
             if let Some(old @ None) = sync.sectors.get_mut(&sector) {
-                *old = Some(self.cache[range.clone()].into());
+                *old = Some((self.version[sector], self.cache[range.clone()].into()));
             }
         }
         if self.dirty[sector] && rng.chance(1, 8) {
             // Written back just before it changes.
             self.durable[range.clone()].copy_from_slice(&self.cache[range]);
+            self.durable_version[sector] = self.version[sector];
         }
+        self.version[sector] += 1;
         match bytes {
             Some(bytes) => self.cache[from..from + length].copy_from_slice(&bytes[..length]),
             None => self.cache[from..from + length].fill(0),
@@ -128,6 +135,7 @@ impl Disk {
     fn settle(&mut self, sector: usize) {
         let range = sector * SECTOR..(sector + 1) * SECTOR;
         self.durable[range.clone()].copy_from_slice(&self.cache[range]);
+        self.durable_version[sector] = self.version[sector];
         self.clean(sector);
     }
 
@@ -149,9 +157,10 @@ impl Disk {
         let Some(sync) = self.take_sync(id) else { return };
         for (sector, old) in sync.sectors {
             match old {
-                Some(old) if rng.chance(1, 2) => {
-                    if self.dirty[sector] {
+                Some((version, old)) if rng.chance(1, 2) => {
+                    if version > self.durable_version[sector] {
                         self.durable[sector * SECTOR..(sector + 1) * SECTOR].copy_from_slice(&old);
+                        self.durable_version[sector] = version;
                     }
                 }
                 _ => self.settle(sector),
@@ -189,6 +198,8 @@ impl Disk {
             }
         }
         self.cache.copy_from_slice(&self.durable);
+        self.version.fill(0);
+        self.durable_version.fill(0);
     }
 
     /// The copies of the superblock as they can be read.
