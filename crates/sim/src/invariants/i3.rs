@@ -4,17 +4,30 @@
 //! a stopped process delivers later are as old as they are.
 
 use crate::{
-    invariants::{Violation, linear},
+    invariants::{
+        Violation,
+        linear::{self, Fault},
+    },
     ledger::Sector,
 };
 
 /// Judges what was answered on sector `number` during one promotion.
 pub(crate) fn check(number: usize, sector: &Sector) -> Result<(), Violation> {
-    linear::check(sector.settled, &sector.accesses).map_err(|index| {
-        let what =
-            format!("sector {number}: no order of requests explains {:?}: {}", sector.accesses[index], story(sector));
-        Violation::new("I3", what)
+    linear::check(sector.settled, &sector.accesses).map_err(|fault| {
+        let what = match fault {
+            Fault::At(index) => format!("no order of requests explains {:?}", sector.accesses[index]),
+            Fault::TooMany => return unjudged(number, sector),
+        };
+        Violation::new("I3", format!("sector {number}: {what}: {}", story(sector)))
     })
+}
+
+/// So many requests were pending together that their orders cannot be searched: the workload must not ask so.
+pub(crate) fn unjudged(number: usize, sector: &Sector) -> Violation {
+    Violation::new(
+        "world",
+        format!("sector {number} cannot be judged, too many orders may have been: {}", story(sector)),
+    )
 }
 
 /// The accesses of one sector in words.
