@@ -6,7 +6,10 @@
 //! every one of them, and all flush. This replica was a member, so it holds every acknowledged write, and what it
 //! overwrites elsewhere was never acknowledged. A member that does not answer is shut out by a committed change.
 //!
-//! Until the barrier is passed, messages carry the watermark 0, at which nobody forgets its unsettled ranges: should
+//! The service is told only under the lease, as every reply: a primary that stood still meanwhile may have been overtaken,
+//! and nobody should attach to what is over.
+//!
+//! Until then messages carry the watermark 0, at which nobody forgets its unsettled ranges: should
 //! this replica fall meanwhile, the next one reconciles the same ranges again.
 
 use alloc::{collections::VecDeque, vec::Vec};
@@ -42,6 +45,8 @@ enum Phase {
         reading: usize,
     },
     Flushing,
+    /// The barrier is passed, and the lease is awaited.
+    Passed,
 }
 
 impl Takeover {
@@ -104,7 +109,7 @@ impl Replica {
             return;
         }
         takeover.asked.get_or_insert(self.now);
-        if skip {
+        if skip || matches!(takeover.phase, Phase::Passed) {
             self.takeover_flushed();
             return;
         }
@@ -171,9 +176,16 @@ impl Replica {
         }
     }
 
-    /// The barrier is passed: serve.
+    /// The barrier is passed: serve, as soon as the lease allows.
     pub(crate) fn takeover_flushed(&mut self) {
+        let may_reply = self.may_reply();
         let Some(primary) = &mut self.primary else { return };
+        if !may_reply {
+            if let Some(takeover) = &mut primary.takeover {
+                takeover.phase = Phase::Passed;
+            }
+            return;
+        }
         primary.takeover = None;
         let (promotion, wire) = (primary.promotion, primary.wire);
         self.unsettled.settle(wire, 1);

@@ -308,6 +308,31 @@ fn a_takeover_shuts_out_a_member_that_does_not_answer() {
     assert_eq!(world.members(), ["h1"]);
 }
 
+/// A stopped primary goes on, and its takeover with it.
+#[test]
+fn a_takeover_that_outlives_its_lease_is_announced_only_under_the_next_one() {
+    for overtaken in [false, true] {
+        let mut world = World::new(1, &["h1", "r1"], |_| ());
+        world.node("r1").disk_held = true;
+        world.input(&name("r1"), Input::ServeOrdered);
+        world.pass(300);
+        world.node("r1").lease = false;
+        world.pass(3_100);
+        world.node("r1").disk_held = false;
+        world.pass(100);
+        assert_eq!((world.node("r1").serving, world.role("r1")), (None, Role::TakingOver));
+        if overtaken {
+            world.node("r1").expired = true;
+            world.serve("h1");
+            assert_eq!(world.node("r1").serving, None);
+        } else {
+            world.node("r1").lease = true;
+            world.pass(10);
+            assert!(world.node("r1").serving.is_some());
+        }
+    }
+}
+
 /// The old primary goes on after the lease: it is resumed, or was only cut off.
 #[test]
 fn an_old_primary_acknowledges_nothing_after_its_lease() {
@@ -621,6 +646,10 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ),
     ("a_takeover_reconciles_what_was_under_way", a_takeover_reconciles_what_was_under_way),
     ("a_takeover_shuts_out_a_member_that_does_not_answer", a_takeover_shuts_out_a_member_that_does_not_answer),
+    (
+        "a_takeover_that_outlives_its_lease_is_announced_only_under_the_next_one",
+        a_takeover_that_outlives_its_lease_is_announced_only_under_the_next_one,
+    ),
     ("an_old_primary_acknowledges_nothing_after_its_lease", an_old_primary_acknowledges_nothing_after_its_lease),
     ("the_lease_is_checked_when_the_reply_leaves", the_lease_is_checked_when_the_reply_leaves),
     ("a_renewed_lease_thaws_what_waited", a_renewed_lease_thaws_what_waited),
