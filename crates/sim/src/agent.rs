@@ -128,7 +128,6 @@ pub(crate) struct Agent {
     link: ServerLink,
     report: Option<(service::Report, u64, Time)>,
     attach_wanted: bool,
-    session: Option<SessionId>,
     lease: Instant,
     lapsed: bool,
 }
@@ -157,10 +156,14 @@ impl Agent {
             link: ServerLink::default(),
             report: None,
             attach_wanted: false,
-            session: None,
             lease: Instant::ZERO,
             lapsed: true,
         }
+    }
+
+    /// The session that the log has taken. An answer about an earlier one may come late.
+    fn session(&self) -> Option<SessionId> {
+        self.holder.as_ref().and_then(lease::Holder::session)
     }
 }
 
@@ -209,7 +212,6 @@ impl World {
         agent.link = ServerLink::default();
         agent.report = None;
         agent.attach_wanted = false;
-        agent.session = None;
         agent.lease = Instant::ZERO;
         agent.lapsed = true;
         note!(self, "{}: agent starts", self.nodes[n].name);
@@ -353,10 +355,7 @@ impl World {
                 Command::OpenSession { session, .. } => {
                     let session = *session;
                     let input = match outcome {
-                        Outcome::Done => {
-                            self.nodes[n].agent.session = Some(session);
-                            lease::Input::SessionOpened { session }
-                        }
+                        Outcome::Done => lease::Input::SessionOpened { session },
                         Outcome::Refused(refusal) => {
                             let over = matches!(refusal, Refusal::SessionOver { .. });
                             lease::Input::OpenFailed { session, over, why: refusal.to_string() }
@@ -782,7 +781,7 @@ impl World {
         let node = &mut self.nodes[n];
         if node.agent.up {
             node.agent.link = ServerLink::default();
-            if let Some(session) = node.agent.session {
+            if let Some(session) = node.agent.session() {
                 let (group, node, why) = (self.group.clone(), node.name.clone(), "it was seen to end".to_owned());
                 self.propose(n, Command::CloseReplica { group, node, session, open, why }, QUESTION);
             }
@@ -798,7 +797,7 @@ impl World {
         let (now, local) = (self.now, self.local(n));
         let group = self.group.clone();
         let agent = &mut self.nodes[n].agent;
-        if let (Some((open, previous)), Some(session)) = (agent.link.opened.clone(), agent.session)
+        if let (Some((open, previous)), Some(session)) = (agent.link.opened.clone(), agent.session())
             && now >= agent.link.asked_open + 500 * MS
             && agent.lease > local
         {
