@@ -3,8 +3,7 @@
 
 mod machine;
 
-use machine::{Machine, tandem, wait_for};
-use std::process::Output;
+use machine::{Machine, said, tandem, wait_for};
 
 const PLAN: &str = r#"
 plan = { name = "by-hand" }
@@ -30,10 +29,6 @@ attach = "nbd"
 volume = "disk"
 prefer = "left"
 "#;
-
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
 
 #[test]
 fn three_agents_form_a_cluster_and_a_service_moves() {

@@ -21,8 +21,8 @@ pub struct Registered {
     pub open: OpenId,
     /// The boot of the node that it belongs to.
     pub run: RunId,
-    /// Whether that run is known to have ended.
-    pub closed: bool,
+    /// Why that run ended, once it is known to have.
+    pub closed: Option<String>,
     /// Earlier runs, oldest first.
     past: VecDeque<OpenId>,
 }
@@ -77,7 +77,7 @@ impl Group {
         while past.len() > PAST_MAX {
             past.pop_front();
         }
-        self.replicas.insert(node.clone(), Registered { open, run, closed: false, past });
+        self.replicas.insert(node.clone(), Registered { open, run, closed: None, past });
     }
 }
 
@@ -95,7 +95,7 @@ impl State {
     pub fn replica_live(&self, group: &GroupName, node: &NodeName, open: OpenId) -> bool {
         let registered = self.groups.get(group).and_then(|register| register.replicas.get(node));
         registered.is_some_and(|registered| {
-            registered.open == open && !registered.closed && self.live_run(node) == Some(registered.run)
+            registered.open == open && registered.closed.is_none() && self.live_run(node) == Some(registered.run)
         })
     }
 
@@ -125,7 +125,7 @@ impl State {
         if let Some(before) = before {
             if before.open == open {
                 let earlier = || Refusal::EarlierBoot { node: node.clone(), open };
-                return if before.run == run && !before.closed { Ok(()) } else { Err(earlier()) };
+                return if before.run == run && before.closed.is_none() { Ok(()) } else { Err(earlier()) };
             }
             if before.past.contains(&open) {
                 let (group, node, registered) = (group.clone(), node.clone(), before.open);
@@ -203,9 +203,10 @@ impl State {
             let (group, node, registered) = (group.clone(), node.clone(), registered.open);
             return Err(Refusal::OpenOver { group, node, open, registered });
         }
-        if core::mem::replace(&mut registered.closed, true) {
+        if registered.closed.is_some() {
             return Ok(());
         }
+        registered.closed = Some(why.into());
         let subject = Subject::Group(group.clone(), Some(node.clone()));
         let served = register.was_served();
         let config = &mut register.config;

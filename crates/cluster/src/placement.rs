@@ -399,10 +399,19 @@ impl State {
         if self.in_sync(group, node) {
             return None;
         }
-        Some(match self.groups.get(group).map(|register| register.config.in_sync.contains_key(node)) {
-            Some(true) => String::from("its replica is not running"),
-            _ => String::from("its replica is not in sync"),
+        let register = self.groups.get(group);
+        let member = register.is_some_and(|register| register.config.in_sync.contains_key(node));
+        let what = if member { "its replica is not running" } else { "its replica is not in sync" };
+        Some(match self.replica_ended(group, node) {
+            Some(why) => format!("{what}: {why}"),
+            None => String::from(what),
         })
+    }
+
+    /// Why `node`'s replica of the group does not run, where the log was told.
+    #[must_use]
+    pub fn replica_ended(&self, group: &GroupName, node: &NodeName) -> Option<&str> {
+        self.groups.get(group)?.replicas.get(node)?.closed.as_deref()
     }
 
     /// Whether the service failed on `node` as often as it may.

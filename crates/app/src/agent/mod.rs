@@ -6,6 +6,7 @@
 //! - [`listener`] is the port for peers, [`api`] the socket for the local command line.
 
 mod api;
+mod disk_probe;
 mod group;
 mod listener;
 mod node;

@@ -116,9 +116,11 @@ impl Node {
                 (false, true) => group::Role::Release,
                 (false, false) => group::Role::Follow,
             };
+            let registered = register.replicas.get(&self.name);
             let orders = group::Orders {
                 config: register.config.clone(),
-                registered: register.replicas.get(&self.name).map(|registered| registered.open),
+                registered: registered.map(|registered| registered.open),
+                closed: registered.is_some_and(|registered| registered.closed.is_some()),
                 session: lease.session,
                 lease_until: lease.until,
                 role,

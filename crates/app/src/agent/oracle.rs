@@ -96,7 +96,7 @@ impl Agent {
                 nbd: self.paths.volume_run(&name).join("nbd.sock").display().to_string(),
                 group: name.to_string(),
                 replica: replica.map(|status| serde_json::to_value(status).expect("a status is plain data")),
-                refused: group.refused.borrow().clone(),
+                refused: group.down.borrow().clone(),
             });
         }
         lines
@@ -166,7 +166,8 @@ impl Agent {
         match handle {
             Some(handle) => {
                 handle.inject_disk_fault(errno);
-                Answer::Done { what: format!("the disk under {group} on {} fails with error {errno}", self.node) }
+                let how = if errno == 0 { "works again".into() } else { format!("fails with error {errno}") };
+                Answer::Done { what: format!("the disk under {group} on {} {how}", self.node) }
             }
             None => refused(format!("{} has no replica of group `{group}`", self.node), None),
         }
@@ -213,6 +214,11 @@ fn service_line(state: &State, name: &ServiceName, address: Option<String>) -> S
     }
 }
 
+/// Why the replica on `node` does not run, where the log was told.
+fn ended<'a>(state: &'a State, group: &str, node: &str) -> Option<&'a str> {
+    state.replica_ended(&GroupName::new(group).ok()?, &NodeName::new(node).ok()?)
+}
+
 /// What a person should know, a sentence each, the worst first.
 fn degraded(status: &Status, state: &State) -> Vec<String> {
     let mut sentences = Vec::new();
@@ -223,17 +229,26 @@ fn degraded(status: &Status, state: &State) -> Vec<String> {
         }
     }
     for group in &status.groups {
-        let missing: Vec<&str> =
-            group.replicas.iter().filter(|node| !group.in_sync.contains(node)).map(String::as_str).collect();
+        let missing: Vec<String> = group
+            .replicas
+            .iter()
+            .filter(|node| !group.in_sync.contains(node))
+            .map(|node| match ended(state, &group.name, node) {
+                Some(why) => format!("{node} is out of sync: {why}"),
+                None => format!("{node} is out of sync"),
+            })
+            .collect();
+        let missing = missing.join("; ");
         match (group.in_sync.as_slice(), missing.is_empty()) {
             (_, true) => {}
             ([], _) => sentences.push(format!("group {} has no copy that is in sync yet", group.name)),
-            ([one], _) => sentences.push(format!(
-                "group {} has a single copy, on {one}; {} is out of sync",
-                group.name,
-                missing.join(", ")
-            )),
-            _ => sentences.push(format!("group {}: {} is out of sync", group.name, missing.join(", "))),
+            ([one], _) => sentences.push(format!("group {} has a single copy, on {one}; {missing}", group.name)),
+            _ => sentences.push(format!("group {}: {missing}", group.name)),
+        }
+        for node in &group.in_sync {
+            if let Some(why) = ended(state, &group.name, node) {
+                sentences.push(format!("group {}: the replica on {node} does not run: {why}", group.name));
+            }
         }
     }
     for node in &status.nodes {

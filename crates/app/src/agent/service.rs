@@ -178,7 +178,9 @@ impl Runner {
             tracing::debug!(service = %self.steps.name(), ?output, "lifecycle");
             match output {
                 Output::Start { step, placement } => {
-                    if let Err(error) = std::fs::write(&self.placed, placement.to_string()) {
+                    let folder = self.placed.parent().map_or(Ok(()), std::fs::create_dir_all);
+                    let written = folder.and_then(|()| std::fs::write(&self.placed, placement.to_string()));
+                    if let Err(error) = written {
                         tracing::warn!(path = %self.placed.display(), %error, "an agent that starts again will not know");
                     }
                     self.start(step);

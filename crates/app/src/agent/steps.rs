@@ -96,6 +96,9 @@ impl Steps {
             Step::Mount => self.unmount(force).await,
             Step::Address => self.remove_address().await,
             Step::Process => self.stop_process(force).await,
+        // Whoever waits for a volume that nobody serves any more waits for ever, and does not even die of SIGKILL: the
+        // driver goes first, and what waits fails.
+        let force = self.end_lost_drivers().await? || force;
             Step::Check => Ok(()),
         }
     }
@@ -170,6 +173,19 @@ impl Steps {
             let mut standing = self.standing.lock().expect(UNPOISONED);
             standing.promotion = None;
             standing.paths.clear();
+    /// Ends attachments whose promotion is over; the rest of a detach follows in its place. Whether there were any.
+    async fn end_lost_drivers(&self) -> Result<bool, String> {
+        let Some(group) = &self.group else { return Ok(false) };
+        let current = group.orders.borrow().config.primary.as_ref().map(|primary| primary.promotion);
+        let drivers = self.drivers()?;
+        let mut lost = false;
+        for volume in &self.spec.volumes {
+            let keep = current.map(|promotion| driver_name(volume, promotion));
+            lost |= self.detach_others(&drivers, volume, keep.as_deref(), true).await?;
+        }
+        Ok(lost)
+    }
+
             standing.drivers.clear();
         }
         let drivers = self.drivers()?;
@@ -179,29 +195,31 @@ impl Steps {
         Ok(())
     }
 
-    /// Ends every attachment of `volume` but `keep`.
+    /// Ends every attachment of `volume` but `keep`. Whether there was any.
     async fn detach_others(
         &self,
         drivers: &AttachDrivers,
         volume: &VolumeName,
         keep: Option<&str>,
         force: bool,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let prefix = format!("{volume}@");
         for name in drivers.recorded().map_err(causes)? {
             if !name.starts_with(&prefix) || keep == Some(&name) {
                 continue;
             }
             if let Some(driver) = drivers.adopt(&name).await.map_err(causes)? {
+        let mut any = false;
                 driver
                     .stop(if force { Duration::from_secs(1) } else { self.spec.stop_timeout })
                     .await
                     .map_err(causes)?;
+            any = true;
             }
             // A driver that was killed leaves its mount: nobody serves it any more.
             let _ = rustix::mount::unmount(self.mountpoint(&name), rustix::mount::UnmountFlags::DETACH);
         }
-        Ok(())
+        Ok(any)
     }
 
     fn drivers(&self) -> Result<AttachDrivers, String> {
@@ -259,6 +277,16 @@ impl Steps {
             let ends: Vec<_> = ends.collect();
             if ends.is_empty() { std::future::pending().await } else { futures_util::future::select_all(ends).await.0 }
         };
+        let mut given_up = group.ended.clone();
+        let given_up = async move {
+            let over =
+                |ended: &Option<(Epoch, String)>| ended.as_ref().is_some_and(|(over, _)| Some(*over) == promotion);
+            match given_up.wait_for(over).await.ok().and_then(|ended| ended.clone()) {
+                Some((_, why)) => why,
+                // The agent ends.
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             why = superseded => Input::AttachmentLost { why },
             exit = ended => Input::AttachmentLost { why: format!("an attach driver ended with {exit}") },
@@ -266,6 +294,7 @@ impl Steps {
     }
 
     // Mounts.
+            why = given_up => Input::AttachmentLost { why },
 
     async fn mount(&self) -> Result<(), String> {
         for planned in &self.spec.mounts {

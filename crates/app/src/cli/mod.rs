@@ -137,7 +137,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 /// Logs to standard error, for the journal: what `TANDEM_LOG` asks for, or `info`.
 fn log_to_stderr() {
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("TANDEM_LOG").unwrap_or_else(|_| "info,openraft=error".into());
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TANDEM_LOG")
+        .unwrap_or_else(|_| "info,openraft=error,fuser=error".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }

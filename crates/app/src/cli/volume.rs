@@ -41,7 +41,7 @@ pub(super) fn run(paths: &Paths, command: Command) -> Result<ExitCode, Failure> 
             for volume in volumes {
                 println!("{}   nbd {}", volume.group, volume.nbd);
                 match (volume.refused, volume.replica) {
-                    (Some(why), _) => println!("  refused: {why}"),
+                    (Some(why), _) => println!("  does not run: {why}"),
                     (None, None) => println!("  the volume server does not answer"),
                     (None, Some(serde_json::Value::Object(fields))) => {
                         for (name, value) in fields {

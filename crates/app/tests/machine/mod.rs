@@ -1,5 +1,10 @@
 //! One machine: the real binary with directories of its own. Everything it started ends with it.
 
+#![allow(dead_code, reason = "every test file uses its part of it")]
+
+pub(crate) mod cluster;
+pub(crate) mod nbd;
+
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -26,7 +31,27 @@ pub(crate) fn own_network(addresses: &[&str]) {
     }
 }
 
+/// Gives this thread, and what it starts from here on, mounts of its own: they end with the last process that sees them.
+pub(crate) fn own_mounts() {
+    // SAFETY: no other thread relies on this thread's mounts.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.expect("the tests run as root");
+    run_tool("mount", &["--make-rprivate", "/"]);
+}
+
+/// Runs a tool that must work.
+#[track_caller]
+pub(crate) fn run_tool(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output().expect("it is installed");
+    assert!(output.status.success(), "{program} {arguments:?}: {}", said(&output));
+}
+
+/// What a command printed, both streams.
+pub(crate) fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
 /// Looks until `done`, for at most a minute.
+#[track_caller]
 pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !done() {
@@ -50,7 +75,11 @@ impl Machine {
         self.folder.join("data")
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.folder.join("run")
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = tandem();
         command
             .args(arguments)
@@ -66,9 +95,18 @@ impl Machine {
     }
 
     pub(crate) fn start_agent(&mut self) {
+        self.start_agent_with(&["agent"]);
+    }
+
+    /// An agent whose disks may be made to fail.
+    pub(crate) fn start_lab_agent(&mut self) {
+        self.start_agent_with(&["agent", "--lab"]);
+    }
+
+    fn start_agent_with(&mut self, arguments: &[&str]) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("log"));
         let log = log.expect("the folder is ours");
-        self.agent = Some(self.command(&["agent"]).stderr(log).spawn().expect("the binary runs"));
+        self.agent = Some(self.command(arguments).stderr(log).spawn().expect("the binary runs"));
     }
 
     pub(crate) fn kill_agent(&mut self) {
@@ -83,24 +121,53 @@ impl Machine {
         output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("status prints JSON"))
     }
 
+    /// What `tandem` prints for these arguments, which must work.
+    #[track_caller]
+    pub(crate) fn says(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        said(&output)
+    }
+
+    /// What this machine's agent wrote into its journal.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
     pub(crate) fn is_well(&self) -> bool {
         self.status().is_some_and(|status| status["degraded"].as_array().is_some_and(Vec::is_empty))
     }
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
+impl Machine {
+    /// Ends everything that runs here, at once.
+    pub(crate) fn power_off(&mut self) {
         self.kill_agent();
         // Volume servers and the guard outlive an agent by design; theirs are the processes that name our folder.
-        let ours = self.folder.display().to_string();
-        let own = std::process::id();
+        let ours = format!("{}/", self.folder.display());
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
             let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            if pid as u32 != own && String::from_utf8_lossy(&command).contains(&format!("{ours}/")) {
-                let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+            let Some(pid) = rustix::process::Pid::from_raw(pid) else { continue };
+            if pid != rustix::process::getpid() && String::from_utf8_lossy(&command).contains(&ours) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                while rustix::process::test_kill_process(pid).is_ok() && !is_zombie(pid) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
             }
         }
+    }
+}
+
+/// Whether only the process's number is left, for its parent to read.
+fn is_zombie(pid: rustix::process::Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.power_off();
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();

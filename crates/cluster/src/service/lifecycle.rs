@@ -142,8 +142,11 @@ impl Lifecycle {
             Input::AttachmentLost { why } => {
                 if self.touched > 0 {
                     self.detached = true;
-                    if self.goal == Goal::Rest {
-                        self.goal = Goal::Down { to: 0, then: Then::Again };
+                    match &mut self.goal {
+                        Goal::Rest => self.goal = Goal::Down { to: 0, then: Then::Again },
+                        // What lies over the attachment cannot stay.
+                        Goal::Down { to, .. } => *to = 0,
+                        _ => {}
                     }
                     self.restart(now, 0, format!("the attachment was lost: {why}"));
                 }

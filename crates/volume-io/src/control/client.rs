@@ -45,6 +45,7 @@ pub enum ControlError {
 #[derive(Debug, Clone)]
 pub struct Client {
     path: PathBuf,
+    server: Option<i32>,
     queue: mpsc::UnboundedSender<(ToServer, Option<OwnedFd>)>,
 }
 
@@ -60,6 +61,7 @@ impl Client {
         let stream = UnixStream::connect(path)
             .await
             .map_err(|cause| ControlError::Connect { path: path.to_path_buf(), cause })?;
+        let server = stream.peer_cred().ok().and_then(|cred| cred.pid());
         let (reading, writing) = stream.into_split();
         let (queue, mut queued) = mpsc::unbounded_channel::<(ToServer, Option<OwnedFd>)>();
         let (said, incoming) = mpsc::unbounded_channel();
@@ -88,7 +90,13 @@ impl Client {
             // Ends the other half too, so that the receiver sees the end when the last client was dropped.
             reader.abort();
         });
-        Ok((Self { path: path.to_path_buf(), queue }, incoming))
+        Ok((Self { path: path.to_path_buf(), server, queue }, incoming))
+    }
+
+    /// The server's process id, where it is in sight of this process.
+    #[must_use]
+    pub fn server(&self) -> Option<i32> {
+        self.server.filter(|pid| *pid > 0)
     }
 
     /// Sends a message; [`ToServer::PeerSocket`] goes by [`Client::send_peer_socket`].

@@ -156,10 +156,8 @@ fn changed(shared: &Shared, action: &str, path: &Path, offset: u64, result: Resu
 }
 
 fn failed(action: &str, path: &Path, offset: u64, errno: Errno) -> DiskOutcome {
-    DiskOutcome::Failed(match errno {
-        Errno::NOSPC | Errno::DQUOT => DiskError::NoSpace,
-        errno => DiskError::Io(format!("{}: {action} at byte {offset}: {errno}", path.display())),
-    })
+    // A full disk too: which one it is matters more than the number.
+    DiskOutcome::Failed(DiskError::Io(format!("{}: {action} at byte {offset}: {errno}", path.display())))
 }
 
 fn read(file: &File, offset: u64, length: u32) -> Result<Bytes, Errno> {

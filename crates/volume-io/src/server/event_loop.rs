@@ -5,7 +5,7 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixListener},
 };
-use tandem_base::{Configuration, Instant, OpenId};
+use tandem_base::{Configuration, Duration, Instant, OpenId};
 use tandem_volume::{DiskOp, DiskOutcome, Input, Output, Replica, Superblock};
 
 use super::{
@@ -27,6 +27,8 @@ use crate::{
 const DISK_BYTES_MAX: usize = 256 << 20;
 /// How long the loop waits for the pool when too much is queued there.
 const DISK_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+/// How long the initiators may take to read the last answers.
+const FAREWELL_MAX: Duration = Duration::from_millis(500);
 
 /// Everything the loop owns.
 pub(super) struct EventLoop<'a> {
@@ -119,10 +121,33 @@ impl<'a> EventLoop<'a> {
             self.news(news);
             self.settle();
         }
+        self.end_attachments();
         if let Err(error) = self.disk.shared().sync() {
             tracing::warn!(%error, "the images could not be made durable at the end");
         }
         Ok(())
+    }
+
+    /// The promotion ends with this run: its attachments hear so now, instead of waiting for a server that can only tell
+    /// them the same. Before the last sync, which may take as long as a failing disk likes.
+    fn end_attachments(&mut self) {
+        let Some(promotion) = self.initiators.serving() else { return };
+        let why = match self.replica.status(boottime()).disk_failed {
+            Some(why) => format!("superseded: its disk failed: {why}"),
+            None => "superseded: the volume server ends, and its promotion with it".into(),
+        };
+        self.initiators.end(promotion, &why);
+        self.say(FromServer::Ended { promotion, why });
+        self.agent.flush(&self.poller);
+        let deadline = boottime() + FAREWELL_MAX;
+        while self.initiators.has_output() && boottime() < deadline {
+            // What is asked from here on is answered like the rest.
+            let _ = self.initiators.flush(&self.poller, self.lease_until, boottime(), self.disk.shared());
+            if let Err(error) = self.poller.wait(Some(Duration::from_millis(1))) {
+                tracing::warn!(%error, "an attachment may not have heard of the end");
+                return;
+            }
+        }
     }
 
     fn event(&mut self, token: Token, crowded: bool) {

@@ -164,6 +164,11 @@ impl Initiators {
         }
     }
 
+    /// Whether answers wait to be sent.
+    pub(super) fn has_output(&self) -> bool {
+        self.list.values().any(|initiator| !initiator.output.is_empty())
+    }
+
     /// The connections, for the status.
     pub(super) fn attachments(&self) -> Vec<Attachment> {
         let attachment = |initiator: &Initiator| match &initiator.phase {
