@@ -271,6 +271,9 @@ fn next(state: &State, service: &ServiceName, spec: &ServiceSpec, from: Option<&
     if let Some(from) = from.filter(able) {
         return Ok(from.clone());
     }
+    if let Some(node) = last_resort(state, service, spec) {
+        return Ok(node);
+    }
     let obstacles: Vec<String> = spec
         .candidates
         .iter()
@@ -328,6 +331,24 @@ fn best(
     };
     let able = spec.candidates.iter().filter(|node| filter(node) && state.obstacle(service, node).is_none());
     able.min_by_key(|node| (rank(node), *node)).cloned()
+}
+
+/// Who tries again although the service failed there as often as it may: a replica in sync, as long as another candidate
+/// lacks nothing but that. Nobody is brought in sync while the group is not served, so that both would wait for ever. Once
+/// the other one is, it takes over, or fails as often, and then a person is needed.
+fn last_resort(state: &State, service: &ServiceName, spec: &ServiceSpec) -> Option<NodeName> {
+    let group = spec.group.as_ref()?;
+    let up = |node: &NodeName| state.live_run(node).is_some() && !state.maintenance.contains(node);
+    let register = state.groups.get(group)?;
+    let joins = |node: &NodeName| {
+        let runs = register.registered(node).is_some_and(|open| state.replica_live(group, node, open));
+        up(node) && runs && !state.in_sync(group, node) && state.tired(service, node).is_none()
+    };
+    let failures = &state.services.get(service)?.failures;
+    let serves = |node: &&NodeName| up(node) && state.in_sync(group, node);
+    let candidates = || spec.candidates.iter();
+    let able = candidates().any(joins).then(|| candidates().filter(serves))?;
+    able.min_by_key(|node| (failures.get(*node).map_or(0, |failure| failure.count), *node)).cloned()
 }
 
 fn reason(state: &State, placement: &Placement, spec: &ServiceSpec, node: &NodeName) -> String {

@@ -1,6 +1,6 @@
 //! Where services run, and what nodes are told to do.
 
-use tandem_base::{Change, SiteName};
+use tandem_base::{Change, OpenId, SiteName};
 use tandem_cluster::{Command, Failback, ServiceIntent, ServiceSpec, explain, placement};
 
 use crate::world::{World, duo, group, named, node, service};
@@ -136,6 +136,32 @@ fn it_fails_everywhere_a_bounded_number_of_times() {
     world.done(world.move_to("r1"));
     assert_eq!(world.place(), "r1 starting");
     assert_eq!(world.why(), "somebody moved it to r1");
+}
+
+/// Both would wait for ever: one for a person, the other for somebody who brings it in sync.
+#[test]
+fn the_last_replica_in_sync_tries_again_until_another_one_can() {
+    let mut world = World::running();
+    world.open("h1", 21, 22, Some(21)).into_result().expect("out of sync now");
+    for _ in 0..4 {
+        world.failed("r1");
+        assert_eq!(world.place(), "r1 starting");
+    }
+    world.change("r1", 11, Change::Grow { node: node("h1"), open: OpenId(22) }).into_result().expect("primary");
+    world.failed("r1");
+    assert_eq!(world.place(), "h1 starting");
+    // Whoever could be brought in sync failed as often, or does not run: nothing is gained by another try.
+    world.failed("h1");
+    world.failed("h1");
+    assert_eq!(world.place(), "nowhere");
+    let mut world = World::running();
+    world.open("h1", 21, 22, Some(21)).into_result().expect("out of sync now");
+    world.expire("h1");
+    world.failed("r1");
+    world.failed("r1");
+    assert_eq!(world.place(), "nowhere");
+    world.session("h1", 21, 23);
+    assert_eq!(world.place(), "r1 starting");
 }
 
 #[test]
