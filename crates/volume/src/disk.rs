@@ -34,7 +34,10 @@ pub(crate) enum Job {
     /// The local flush before a member is shut out.
     Shrink { promotion: Epoch },
     /// A flush that a primary asked for. `rewritten`: it covers all that the primary has sent to this suspect joiner.
-    FollowFlush { connection: ConnectionId, peer: usize, promotion: Epoch, flush: u64, rewritten: bool },
+    /// `stored`: as in [`Job::Ahead`]; 0 if something was still being stored.
+    FollowFlush { connection: ConnectionId, peer: usize, promotion: Epoch, flush: u64, rewritten: bool, stored: u64 },
+    /// A sync ahead of the flush that is expected; everything received up to write `stored` was stored when it began.
+    Ahead { promotion: Epoch, stored: u64 },
 }
 
 /// The local disk, as the engine sees it.

@@ -5,6 +5,7 @@
 #![no_std]
 extern crate alloc;
 
+mod ahead;
 mod config;
 mod disk;
 mod input;

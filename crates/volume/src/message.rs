@@ -133,6 +133,13 @@ pub enum Message {
         /// The primary's name for it.
         flush: u64,
     },
+    /// Follower, unasked: everything of the promotion that I received up to here is durable.
+    Durable {
+        /// The promotion.
+        promotion: Epoch,
+        /// The last write's place.
+        sequence: u64,
+    },
     /// Primary to a joiner: hash your content of a range, by blocks.
     Compare {
         /// The promotion.

@@ -63,6 +63,8 @@ mutations! {
     thaw_by_role,
     /// A read does not wait for the commit of an overlapping write.
     read_uncommitted,
+    /// A follower says after a sync that everything is durable that it has received by then, instead of by its begin.
+    durable_as_of_the_end_of_a_sync,
     /// Overlapping writes go to the disk in any order.
     ignore_overlap_order,
 }

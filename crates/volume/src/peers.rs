@@ -34,6 +34,8 @@ pub(crate) struct Link {
     pub(crate) led: Option<Epoch>,
     /// The promotion that it promised to follow here.
     pub(crate) following: Option<Epoch>,
+    /// Everything that it received of that promotion up to here is durable there.
+    pub(crate) durable: u64,
     /// When it was last pinged, and with which watermark.
     pub(crate) pinged: (Instant, u64),
 }
@@ -81,7 +83,7 @@ impl Replica {
             self.outputs.push_back(Output::Disconnect { peer: node, connection: old, why });
             self.link_gone(index);
         }
-        let link = Link { connection, open: None, led: None, following: None, pinged: (self.now, 0) };
+        let link = Link { connection, open: None, led: None, following: None, durable: 0, pinged: (self.now, 0) };
         self.peers[index].link = Some(link);
         if self.opened {
             self.say_hello(index);
@@ -168,6 +170,7 @@ impl Replica {
             Message::Promised { promotion, unsettled } => self.peer_promised(peer, promotion, unsettled),
             Message::Stored { promotion, sequence } => self.peer_stored(peer, promotion, sequence),
             Message::Flushed { promotion, flush } => self.peer_flushed(peer, promotion, flush),
+            Message::Durable { promotion, sequence } => self.peer_durable(peer, promotion, sequence),
             Message::Hashes { promotion, chunk, hashes } => self.peer_hashed(peer, promotion, chunk, hashes),
             Message::Failed { why } => self.peer_failed(peer, why),
             // The register will say so too; until then this primary simply gets no acknowledgement.

@@ -309,9 +309,10 @@ impl Replica {
             Some(Job::Piece { promotion, span }) => self.piece_read(op, promotion, span, outcome),
             Some(Job::Flush { promotion, flush }) => self.local_flushed(promotion, flush, outcome),
             Some(Job::Shrink { promotion }) => self.flushed_before_shrink(promotion, outcome),
-            Some(Job::FollowFlush { connection, peer, promotion, flush, rewritten }) => {
-                self.follow_flushed((peer, connection), promotion, (flush, rewritten), outcome);
+            Some(Job::FollowFlush { connection, peer, promotion, flush, rewritten, stored }) => {
+                self.follow_flushed((peer, connection), promotion, (flush, rewritten, stored), outcome);
             }
+            Some(Job::Ahead { promotion, stored }) => self.synced_ahead(promotion, stored, outcome),
             None => {}
         }
     }

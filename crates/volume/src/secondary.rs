@@ -5,7 +5,7 @@
 //! promotion it takes writes in sequence order, once each, and lets overlapping ones wait for each other.
 
 use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
-use tandem_base::Epoch;
+use tandem_base::{Epoch, Instant};
 
 use crate::{
     ConnectionId, DiskOp, DiskOpId, DiskOutcome, Message, Output, Replica,
@@ -23,9 +23,15 @@ pub(crate) struct Follower {
     pub(crate) asking: Option<(usize, ConnectionId)>,
     /// The highest sequence number received. What a connection loses is sent again from the lowest unstored one, in
     /// order, so everything up to here was received.
-    received: u64,
+    pub(crate) received: u64,
     /// Received and not stored yet.
-    storing: BTreeSet<u64>,
+    pub(crate) storing: BTreeSet<u64>,
+    /// Everything received up to here is durable.
+    pub(crate) durable: u64,
+    /// A sync ahead of the flush is under way.
+    pub(crate) syncing_ahead: bool,
+    /// Until when it is worth its while.
+    pub(crate) flush_expected_until: Instant,
     /// The superblock is about to say that the disk is good again.
     vouching: bool,
     /// Flushes that are answered then.
@@ -141,6 +147,7 @@ impl Replica {
         if let Some((leader, _)) = self.follower.leader {
             self.send(leader, Message::Stored { promotion, sequence });
         }
+        self.sync_ahead();
     }
 
     pub(crate) fn flush_asked(&mut self, peer: usize, promotion: Epoch, flush: u64, committed: u64) {
@@ -149,10 +156,18 @@ impl Replica {
             return;
         }
         self.unsettled.settle(promotion, committed);
+        if self.failed.is_none() && self.is_durable_already() {
+            self.expect_flushes();
+            self.send(peer, Message::Flushed { promotion, flush });
+            return;
+        }
         if let (None, Some((_, connection))) = (&self.failed, self.follower.leader) {
-            let rewritten = self.suspect && self.follower.storing.is_empty();
-            let job = Job::FollowFlush { connection, peer, promotion, flush, rewritten };
+            let idle = self.follower.storing.is_empty();
+            let rewritten = self.suspect && idle;
+            let stored = if idle { self.follower.received } else { 0 };
+            let job = Job::FollowFlush { connection, peer, promotion, flush, rewritten, stored };
             self.disk.start(job, &mut self.outputs, |op| DiskOp::Sync { op });
+            self.expect_flushes();
         }
     }
 
@@ -160,12 +175,12 @@ impl Replica {
         &mut self,
         (peer, connection): (usize, ConnectionId),
         promotion: Epoch,
-        (flush, rewritten): (u64, bool),
+        (flush, rewritten, stored): (u64, bool, u64),
         outcome: DiskOutcome,
     ) {
         if let DiskOutcome::Failed(error) = outcome {
             if self.config.mutations.retry_failed_sync() {
-                let job = Job::FollowFlush { connection, peer, promotion, flush, rewritten };
+                let job = Job::FollowFlush { connection, peer, promotion, flush, rewritten, stored };
                 self.disk.start(job, &mut self.outputs, |op| DiskOp::Sync { op });
             } else {
                 self.fail(error);
@@ -185,6 +200,8 @@ impl Replica {
             } else {
                 self.send(peer, Message::Flushed { promotion, flush });
             }
+            self.durable_up_to(stored);
+            self.sync_ahead();
         }
     }
 

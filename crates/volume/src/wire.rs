@@ -74,6 +74,7 @@ const NOT_YOURS: u8 = 11;
 const FAILED: u8 = 12;
 const PING: u8 = 13;
 const PONG: u8 = 14;
+const DURABLE: u8 = 15;
 
 struct Head(Vec<u8>);
 
@@ -152,6 +153,9 @@ pub fn encode(message: &Message) -> (Vec<u8>, Option<Bytes>) {
         }
         Message::Flushed { promotion, flush } => {
             head.put(&[FLUSHED]).epoch(*promotion).u64(*flush);
+        }
+        Message::Durable { promotion, sequence } => {
+            head.put(&[DURABLE]).epoch(*promotion).u64(*sequence);
         }
         Message::Compare { promotion, chunk, span } => {
             head.put(&[COMPARE]).epoch(*promotion).u64(*chunk).span(span);
@@ -337,6 +341,7 @@ impl<'a> Fields<'a> {
             STORED => Message::Stored { promotion: self.epoch()?, sequence: self.u64()? },
             FLUSH => Message::Flush { promotion: self.epoch()?, flush: self.u64()?, committed: self.u64()? },
             FLUSHED => Message::Flushed { promotion: self.epoch()?, flush: self.u64()? },
+            DURABLE => Message::Durable { promotion: self.epoch()?, sequence: self.u64()? },
             COMPARE => Message::Compare { promotion: self.epoch()?, chunk: self.u64()?, span: self.span()? },
             HASHES => {
                 let (promotion, chunk, count) = (self.epoch()?, self.u64()?, self.count(32)?);

@@ -79,6 +79,7 @@ fn message() -> impl Strategy<Value = Message> {
             committed
         }),
         (epoch(), any::<u64>()).prop_map(|(promotion, flush)| Message::Flushed { promotion, flush }),
+        (epoch(), any::<u64>()).prop_map(|(promotion, sequence)| Message::Durable { promotion, sequence }),
         (epoch(), any::<u64>(), span()).prop_map(|(promotion, chunk, span)| Message::Compare {
             promotion,
             chunk,

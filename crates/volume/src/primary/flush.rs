@@ -31,6 +31,8 @@ impl Purpose {
 #[derive(Debug)]
 pub(crate) struct Flush {
     pub(crate) purpose: Purpose,
+    /// For an initiator's: the last write that it covers.
+    covers: Option<u64>,
     /// Who is durable.
     pub(crate) held: u64,
     local: Local,
@@ -61,16 +63,47 @@ impl Replica {
         };
         let promotion = primary.promotion;
         let begin = local == Local::Pending;
-        let wanted = Flush { purpose, held: 0, local, since: self.now };
+        // The initiator means what it was told to be done; nothing beyond the last write that is done can be meant.
+        let covers = matches!(purpose, Purpose::Request(_)).then_some(primary.last_done);
+        let wanted = Flush { purpose, covers, held: 0, local, since: self.now };
         let targets = wanted.wants(primary.required);
         primary.flushes.insert(flush, wanted);
         if begin {
             self.disk.start(Job::Flush { promotion, flush }, &mut self.outputs, |op| DiskOp::Sync { op });
         }
         for peer in bits(targets) {
+            // Also to those that are durable already: it tells them that flushes come.
             self.send_flush(peer, flush);
+            self.flush_durable_ahead(peer);
         }
         self.look_at_flush(flush);
+    }
+
+    /// A follower is durable up to a write, without having been asked.
+    pub(crate) fn peer_durable(&mut self, peer: usize, promotion: Epoch, sequence: u64) {
+        let Some(primary) = self.primary.as_ref().filter(|primary| primary.wire == promotion) else { return };
+        if sequence >= primary.next() {
+            self.refuse(peer, alloc::format!("write {sequence} is durable there, which was never sent"));
+            return;
+        }
+        if let Some(link) = self.peers[peer].link.as_mut().filter(|link| link.following == Some(promotion)) {
+            link.durable = link.durable.max(sequence);
+            self.flush_durable_ahead(peer);
+            self.look_at_flushes();
+        }
+    }
+
+    /// Counts `peer` as durable for the flushes that cover no more than it has made durable by itself. Only a member:
+    /// what a joiner holds by comparison it has not received as a write.
+    fn flush_durable_ahead(&mut self, peer: usize) {
+        let durable = self.peers[peer].link.as_ref().map_or(0, |link| link.durable);
+        if durable == 0 || !self.speaks_for_member(peer) {
+            return;
+        }
+        let flushes = self.primary.iter_mut().flat_map(|primary| primary.flushes.values_mut());
+        for flush in flushes.filter(|flush| flush.covers.is_some_and(|covers| covers <= durable)) {
+            flush.held |= 1 << peer;
+        }
     }
 
     fn send_flush(&mut self, peer: usize, flush: u64) {

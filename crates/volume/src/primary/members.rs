@@ -59,11 +59,11 @@ impl Replica {
         let timeout = self.config.peer_timeout;
         let silent = self.now.since(other.heard.max(primary.since));
         if silent >= timeout * 3 {
-            return Some(format!("silent for {} ms", silent.as_millis()));
+            return Some(format!("silent for {}", silent.rounded()));
         }
         let awaited = self.awaited(peer)?;
         if silent >= timeout {
-            return Some(format!("silent for {} ms while something waited for it", silent.as_millis()));
+            return Some(format!("silent for {} while something waited for it", silent.rounded()));
         }
         // A takeover is somebody's downtime: a member that is there, but cannot promise, is not waited for any longer.
         if self.promise_awaited(peer).is_some_and(|since| self.now.since(since) >= timeout) {
@@ -71,7 +71,7 @@ impl Replica {
         }
         let waited = self.now.since(awaited);
         (waited >= self.config.stall_timeout)
-            .then(|| format!("it answers, but has stored nothing for {} ms", waited.as_millis()))
+            .then(|| format!("it answers, but has stored nothing for {}", waited.rounded()))
     }
 
     /// Looks for members that should leave, and for joiners that do not get on.

@@ -58,6 +58,8 @@ pub(crate) struct Primary {
     pub(crate) first: u64,
     /// Everything up to here is committed.
     pub(crate) committed: u64,
+    /// The highest write that is done: of those that a flush may mean, the last.
+    pub(crate) last_done: u64,
     /// Replicas whose acknowledgement a reply needs, besides this one.
     pub(crate) required: u64,
     /// Requests that wait: for the takeover, a chunk of a resync, or the end of the promotion.

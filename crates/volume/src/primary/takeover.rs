@@ -85,6 +85,7 @@ impl Replica {
             // 1 is the barrier.
             first: 2,
             committed: 1,
+            last_done: 1,
             required: 0,
             parked: VecDeque::new(),
             ready: VecDeque::new(),

@@ -285,6 +285,7 @@ impl Replica {
             Local::Failed(why) => Err(RequestError::Disk(why.clone())),
         };
         entry.done = true;
+        primary.last_done = primary.last_done.max(sequence);
         let (request, op) = (entry.request.take(), entry.op.take());
         primary.ready.extend(request.map(|request| (request, result)));
         while let Some(at) = (primary.committed + 1).checked_sub(primary.first)

@@ -54,6 +54,8 @@ fn nothing_is_acknowledged_before_the_secondary_holds_it() {
 #[test]
 fn a_flush_reaches_every_replica_and_fua_is_durable() {
     let mut world = pair(1);
+    // The takeover flushed; only later nobody expects a flush.
+    world.pass(1_500);
     world.write("r1", 0, 7, 512);
     world.settle();
     world.node("h1").disk_held = true;
@@ -72,6 +74,37 @@ fn a_flush_reaches_every_replica_and_fua_is_durable() {
     for node in ["h1", "r1"] {
         assert!(matches!(world.node(node).pending[..], [DiskOp::Write { durable: true, .. }]), "{node}");
     }
+}
+
+#[test]
+fn a_flush_that_was_expected_waits_for_no_round_trip() {
+    let mut world = pair(1);
+    world.pass(1_500);
+    world.submit("r1", Request::Flush);
+    world.write("r1", 0, 7, 512);
+    world.settle();
+    // The follower has synced by itself, and what it syncs from now on does not matter.
+    world.node("h1").disk_held = true;
+    let covered = world.submit("r1", Request::Flush);
+    world.settle();
+    assert!(world.done(covered), "the write was durable there before it was asked for");
+    world.node("h1").disk_held = false;
+    world.settle();
+    // One write is stored before a sync begins there, and another while it runs.
+    world.node("h1").syncs_held = true;
+    world.write("r1", 512, 7, 512);
+    world.settle();
+    let second = world.write("r1", 1024, 7, 512);
+    world.settle();
+    assert!(world.done(second));
+    let early = world.submit("r1", Request::Flush);
+    // The flush's own sync waits behind it.
+    world.end_one_sync("h1");
+    world.settle();
+    assert!(world.answer(early).is_none(), "the sync that ended had begun before the second write was stored");
+    world.node("h1").syncs_held = false;
+    world.settle();
+    assert!(world.done(early));
 }
 
 #[test]
@@ -366,6 +399,33 @@ fn an_old_primary_acknowledges_nothing_after_its_lease() {
 }
 
 #[test]
+fn a_write_of_an_earlier_promotion_is_refused_however_late_it_comes() {
+    let mut world = World::new(1, &["a1", "h1", "r1"], |_| ());
+    world.serve("r1");
+    world.write("r1", 0, 1, 512);
+    world.settle();
+    // Writes that lie in the line to one of the members while the primary's node stands still.
+    world.held = Some((name("r1"), name("a1")));
+    for _ in 0..20 {
+        world.write("r1", 4096, 66, 512);
+    }
+    world.settle();
+    world.node("r1").paused = true;
+    world.node("r1").lease = false;
+    world.pass(3_100);
+    world.node("r1").expired = true;
+    world.serve("h1");
+    world.pass(1_000);
+    let new = world.write("h1", 4096, 77, 512);
+    world.settle();
+    assert!(world.done(new));
+    // Their numbers are higher than any that the new primary has given out.
+    world.held = None;
+    world.settle();
+    assert_eq!((world.byte("a1", 4096), world.byte("h1", 4096)), (77, 77));
+}
+
+#[test]
 fn the_lease_is_checked_when_the_reply_leaves() {
     let mut world = pair(1);
     world.node("h1").disk_held = true;
@@ -629,6 +689,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ),
     ("nothing_is_acknowledged_before_the_secondary_holds_it", nothing_is_acknowledged_before_the_secondary_holds_it),
     ("a_flush_reaches_every_replica_and_fua_is_durable", a_flush_reaches_every_replica_and_fua_is_durable),
+    ("a_flush_that_was_expected_waits_for_no_round_trip", a_flush_that_was_expected_waits_for_no_round_trip),
     ("ack_durable_makes_every_write_durable", ack_durable_makes_every_write_durable),
     ("overlapping_writes_end_alike_everywhere", overlapping_writes_end_alike_everywhere),
     ("bad_requests_get_clear_answers", bad_requests_get_clear_answers),
@@ -651,6 +712,10 @@ pub(crate) const ALL: &[(&str, fn())] = &[
         a_takeover_that_outlives_its_lease_is_announced_only_under_the_next_one,
     ),
     ("an_old_primary_acknowledges_nothing_after_its_lease", an_old_primary_acknowledges_nothing_after_its_lease),
+    (
+        "a_write_of_an_earlier_promotion_is_refused_however_late_it_comes",
+        a_write_of_an_earlier_promotion_is_refused_however_late_it_comes,
+    ),
     ("the_lease_is_checked_when_the_reply_leaves", the_lease_is_checked_when_the_reply_leaves),
     ("a_renewed_lease_thaws_what_waited", a_renewed_lease_thaws_what_waited),
     ("a_release_drains_flushes_and_hands_over", a_release_drains_flushes_and_hands_over),

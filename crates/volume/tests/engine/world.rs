@@ -37,6 +37,8 @@ pub(crate) struct Node {
     pub(crate) pending: Vec<DiskOp>,
     /// Nothing completes.
     pub(crate) disk_held: bool,
+    /// No sync completes.
+    pub(crate) syncs_held: bool,
     /// Every operation is refused.
     pub(crate) disk_error: Option<DiskError>,
     /// Only syncs are refused, once each.
@@ -57,6 +59,8 @@ pub(crate) struct World {
     /// (from, to) -> connection and messages under way.
     pub(crate) links: BTreeMap<(NodeName, NodeName), (ConnectionId, VecDeque<Message>)>,
     pub(crate) cut: BTreeSet<(NodeName, NodeName)>,
+    /// What is under way from one node to another arrives later.
+    pub(crate) held: Option<(NodeName, NodeName)>,
     pub(crate) register: Configuration,
     /// The log answers nobody.
     pub(crate) register_down: bool,
@@ -85,6 +89,7 @@ impl World {
             nodes: BTreeMap::new(),
             links: BTreeMap::new(),
             cut: BTreeSet::new(),
+            held: None,
             register: Configuration::default(),
             register_down: false,
             proposed: Vec::new(),
@@ -100,6 +105,7 @@ impl World {
                 open: OpenId(0),
                 pending: Vec::new(),
                 disk_held: false,
+                syncs_held: false,
                 disk_error: None,
                 sync_error: false,
                 paused: false,
@@ -344,12 +350,14 @@ impl World {
     pub(crate) fn step(&mut self) -> bool {
         let mut choices: Vec<Choice> = Vec::new();
         for ((from, to), (_, queue)) in &self.links {
-            if !queue.is_empty() && !self.nodes[to].paused {
+            let held = self.held.as_ref() == Some(&(from.clone(), to.clone()));
+            if !queue.is_empty() && !self.nodes[to].paused && !held {
                 choices.push(Choice::Deliver(from.clone(), to.clone()));
             }
         }
         for (node, state) in &self.nodes {
-            if !state.disk_held && !state.paused && !state.pending.is_empty() {
+            let free = |op: &DiskOp| !state.syncs_held || !matches!(op, DiskOp::Sync { .. });
+            if !state.disk_held && !state.paused && state.pending.iter().any(free) {
                 choices.push(Choice::Complete(node.clone()));
             }
         }
@@ -365,13 +373,25 @@ impl World {
             }
             Choice::Complete(node) => {
                 let state = self.nodes.get_mut(&node).expect("it was chosen");
-                let at = self.rng.below(state.pending.len() as u64) as usize;
+                let mut at = self.rng.below(state.pending.len() as u64) as usize;
+                while state.syncs_held && matches!(state.pending[at], DiskOp::Sync { .. }) {
+                    at = (at + 1) % state.pending.len();
+                }
                 let op = state.pending.remove(at);
                 let (op, outcome) = state.carry_out(op);
                 self.input(&node, Input::DiskCompleted { op, outcome });
             }
         }
         true
+    }
+
+    /// Ends the oldest sync of a node, of those that are held.
+    pub(crate) fn end_one_sync(&mut self, node: &str) {
+        let state = self.nodes.get_mut(&name(node)).expect("a node of this world");
+        let at = state.pending.iter().position(|op| matches!(op, DiskOp::Sync { .. })).expect("a sync is under way");
+        let op = state.pending.remove(at);
+        let (op, outcome) = state.carry_out(op);
+        self.input(&name(node), Input::DiskCompleted { op, outcome });
     }
 
     /// Until nothing is under way; time stands still.
