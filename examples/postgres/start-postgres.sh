@@ -22,7 +22,7 @@ if [ ! -e "$data" ]; then
     new=$mount/data.new
     rm -rf "$new"
     install -d -o postgres -g postgres -m 0700 "$new"
-    $as_postgres "$bin/initdb" --pgdata="$new" --encoding=UTF8 --locale=C.UTF-8 --data-checksums \
+    $as_postgres "$bin/initdb" --pgdata="$new" --no-sync --encoding=UTF8 --locale=C.UTF-8 --data-checksums \
         --auth=trust --username=postgres
     # For the lab: whoever reaches the address is let in. On real machines write scram-sha-256 and set passwords.
     echo 'host all all all trust' >>"$new/pg_hba.conf"
@@ -35,6 +35,7 @@ $as_postgres "$bin/postgres" -D "$data" \
     -c listen_addresses='*' \
     -c unix_socket_directories= \
     -c max_connections=100 \
+    -c recovery_init_sync_method=syncfs \
     -c shared_buffers=64MB \
     -c logging_collector=off &
 server=$!

@@ -1,6 +1,7 @@
 //! Mounting a volume's file system, and getting rid of it when the device stalls.
 
 use rustix::{
+    fs::{Mode, OFlags},
     io::Errno,
     mount::{MountFlags, UnmountFlags},
 };
@@ -267,6 +268,27 @@ pub async fn unmount(target: &Path, timeout: Duration, lazy: bool) -> Result<Unm
         Ended::Returned(Err(error)) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(Unmounted::Lazy),
         Ended::Returned(Err(cause)) => Err(path("detach")(cause)),
         Ended::TimedOut => Err(failed),
+    }
+}
+
+/// Writes what is dirty in the file system at `target` to its device (syncfs(2)) while it goes on serving, so that an
+/// unmount soon afterwards has little left to write.
+///
+/// # Errors
+///
+/// [`MountError::Path`] with what the kernel said, [`MountError::TimedOut`]; what is left dirty is written by the unmount.
+pub async fn sync(target: &Path, timeout: Duration) -> Result<(), MountError> {
+    let path = |cause| MountError::Path { what: "write out", path: target.to_owned(), cause };
+    let at = c_path(target)?;
+    let called = os_child::call(timeout, || {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(at.as_c_str(), flags, Mode::empty())?;
+        rustix::fs::syncfs(directory).map_err(Into::into)
+    });
+    match called.await.map_err(path)? {
+        Ended::Returned(Ok(())) => Ok(()),
+        Ended::Returned(Err(cause)) => Err(path(cause)),
+        Ended::TimedOut => Err(MountError::TimedOut { what: "writing out", path: target.to_owned(), after: timeout }),
     }
 }
 

@@ -247,6 +247,10 @@ struct RunKeys {
     /// {service}, {plan_dir}.
     #[schemars(length(min = 1))]
     process: Vec<String>,
+    /// Run before the program is asked to stop, while it still serves, for at most half of `stop_timeout`: what shortens
+    /// the stop, such as a checkpoint.
+    #[schemars(length(min = 1))]
+    before_stop: Option<Vec<String>>,
     /// Who it runs as. Default: as the agent.
     user: Option<String>,
     /// Added to a small fixed environment.

@@ -12,7 +12,10 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tandem_base::{Duration, Epoch, Instant, ServiceName, VolumeName};
 use tandem_cluster::service::{Input, Step};
@@ -36,6 +39,8 @@ pub(super) struct Steps {
     context: Arc<Context>,
     orders: watch::Receiver<Orders>,
     standing: Mutex<Standing>,
+    /// The check has found that the service does not answer: nothing is asked of it before a stop.
+    unwell: AtomicBool,
 }
 
 /// What stands now.
@@ -63,7 +68,7 @@ impl Steps {
         context: Arc<Context>,
         orders: watch::Receiver<Orders>,
     ) -> Self {
-        Self { plan, spec, group, context, orders, standing: Mutex::default() }
+        Self { plan, spec, group, context, orders, standing: Mutex::default(), unwell: AtomicBool::new(false) }
     }
 
     pub(super) fn name(&self) -> &ServiceName {
@@ -91,14 +96,14 @@ impl Steps {
     ///
     /// In words, with the causes.
     pub(super) async fn stop(&self, step: Step, force: bool) -> Result<(), String> {
+        // Whoever waits for a volume that nobody serves any more waits for ever, and does not even die of SIGKILL: the
+        // driver goes first, and what waits fails.
+        let force = self.end_lost_drivers().await? || force;
         match step {
             Step::Attach => self.detach(force).await,
             Step::Mount => self.unmount(force).await,
             Step::Address => self.remove_address().await,
             Step::Process => self.stop_process(force).await,
-        // Whoever waits for a volume that nobody serves any more waits for ever, and does not even die of SIGKILL: the
-        // driver goes first, and what waits fails.
-        let force = self.end_lost_drivers().await? || force;
             Step::Check => Ok(()),
         }
     }
@@ -168,11 +173,6 @@ impl Steps {
         Ok(())
     }
 
-    async fn detach(&self, force: bool) -> Result<(), String> {
-        {
-            let mut standing = self.standing.lock().expect(UNPOISONED);
-            standing.promotion = None;
-            standing.paths.clear();
     /// Ends attachments whose promotion is over; the rest of a detach follows in its place. Whether there were any.
     async fn end_lost_drivers(&self) -> Result<bool, String> {
         let Some(group) = &self.group else { return Ok(false) };
@@ -186,6 +186,11 @@ impl Steps {
         Ok(lost)
     }
 
+    async fn detach(&self, force: bool) -> Result<(), String> {
+        {
+            let mut standing = self.standing.lock().expect(UNPOISONED);
+            standing.promotion = None;
+            standing.paths.clear();
             standing.drivers.clear();
         }
         let drivers = self.drivers()?;
@@ -204,17 +209,17 @@ impl Steps {
         force: bool,
     ) -> Result<bool, String> {
         let prefix = format!("{volume}@");
+        let mut any = false;
         for name in drivers.recorded().map_err(causes)? {
             if !name.starts_with(&prefix) || keep == Some(&name) {
                 continue;
             }
+            any = true;
             if let Some(driver) = drivers.adopt(&name).await.map_err(causes)? {
-        let mut any = false;
                 driver
                     .stop(if force { Duration::from_secs(1) } else { self.spec.stop_timeout })
                     .await
                     .map_err(causes)?;
-            any = true;
             }
             // A driver that was killed leaves its mount: nobody serves it any more.
             let _ = rustix::mount::unmount(self.mountpoint(&name), rustix::mount::UnmountFlags::DETACH);
@@ -272,11 +277,6 @@ impl Steps {
                 None => std::future::pending().await,
             }
         };
-        let ended = async move {
-            let ends = drivers.iter().map(|driver| Box::pin(driver.ended()));
-            let ends: Vec<_> = ends.collect();
-            if ends.is_empty() { std::future::pending().await } else { futures_util::future::select_all(ends).await.0 }
-        };
         let mut given_up = group.ended.clone();
         let given_up = async move {
             let over =
@@ -287,14 +287,19 @@ impl Steps {
                 None => std::future::pending().await,
             }
         };
+        let ended = async move {
+            let ends = drivers.iter().map(|driver| Box::pin(driver.ended()));
+            let ends: Vec<_> = ends.collect();
+            if ends.is_empty() { std::future::pending().await } else { futures_util::future::select_all(ends).await.0 }
+        };
         tokio::select! {
             why = superseded => Input::AttachmentLost { why },
+            why = given_up => Input::AttachmentLost { why },
             exit = ended => Input::AttachmentLost { why: format!("an attach driver ended with {exit}") },
         }
     }
 
     // Mounts.
-            why = given_up => Input::AttachmentLost { why },
 
     async fn mount(&self) -> Result<(), String> {
         for planned in &self.spec.mounts {
@@ -442,9 +447,41 @@ impl Steps {
             None => self.processes()?.adopt(self.name().as_str()).await.map_err(causes)?,
         };
         if let Some(process) = process {
+            if !force && process.exit().is_none() && !self.unwell.load(Ordering::Relaxed) {
+                self.prepare_stop().await;
+            }
             process.stop(if force { Duration::ZERO } else { self.spec.stop_timeout }).await.map_err(causes)?;
         }
         self.context.guard.forget(self.name().as_str()).await.map_err(causes)
+    }
+
+    /// While the service still answers: runs the plan's command, then writes out what its mounts hold back, so that the
+    /// stop and the unmount, in which nobody is served, have little left to do. What does not work here costs time later,
+    /// and nothing else.
+    async fn prepare_stop(&self) {
+        let within = Duration::from_nanos(self.spec.stop_timeout.as_nanos() / 2);
+        let began = now();
+        if let Some(words) = self.spec.run.as_ref().map(|run| &run.before_stop).filter(|words| !words.is_empty()) {
+            let argv: Result<Vec<OsString>, String> = words.iter().map(|word| Ok(self.fill(word)?.into())).collect();
+            let failed = match argv {
+                Ok(argv) => {
+                    let ran = check::command(&argv, &[], within).await;
+                    (ran.status != check::CheckStatus::Ok).then_some(ran.line)
+                }
+                Err(why) => Some(why),
+            };
+            if let Some(why) = failed {
+                self.context
+                    .proposer
+                    .note(format!("service {}: `before_stop` failed; it stops all the same", self.name()), &why);
+            }
+        }
+        for planned in &self.spec.mounts {
+            let left = within.saturating_sub(now().since(began));
+            if let Err(error) = mount::sync(Path::new(&planned.path), left).await {
+                tracing::warn!(service = %self.name(), error = causes(error), "not written out before the stop");
+            }
+        }
     }
 
     async fn watch_process(&self) -> Input {
@@ -478,6 +515,7 @@ impl Steps {
     /// Waits until the service answers; the step's own limit ends it.
     async fn first_check(&self) -> Result<(), String> {
         let Some(check) = &self.spec.check else { return Ok(()) };
+        self.unwell.store(false, Ordering::Relaxed);
         while self.check_once(check).await.is_err() {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
@@ -492,9 +530,13 @@ impl Steps {
         loop {
             ticks.tick().await;
             match self.check_once(check).await {
-                Ok(()) => failures = 0,
+                Ok(()) => {
+                    failures = 0;
+                    self.unwell.store(false, Ordering::Relaxed);
+                }
                 Err(why) => {
                     failures += 1;
+                    self.unwell.store(true, Ordering::Relaxed);
                     tracing::info!(service = %self.name(), why, failures, "the check failed");
                     if failures >= check.failures {
                         return Input::MonitorFailed { step: Step::Check, why };

@@ -14,6 +14,9 @@ impl Checker<'_> {
                 for (index, word) in run.process.iter().enumerate() {
                     self.fits(service, word, &format!("{base}.run.process.{index}"));
                 }
+                for (index, word) in run.before_stop.iter().enumerate() {
+                    self.fits(service, word, &format!("{base}.run.before_stop.{index}"));
+                }
                 for (name, value) in &run.env {
                     self.fits(service, value, &format!("{base}.run.env.{name}"));
                 }

@@ -127,6 +127,10 @@ impl Serialize for ServiceAddress {
 pub struct Process {
     /// The program and its arguments; never empty. The program `tandem` is the running binary itself.
     pub process: Vec<Template>,
+    /// Run before the program is asked to stop, while it still serves: what shortens the stop, such as a checkpoint.
+    /// Empty where absent. Its failure stops nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub before_stop: Vec<Template>,
     /// Who it runs as; as the agent where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,

@@ -8,7 +8,7 @@ use crate::diagnostic::Diagnostic;
 use crate::{Check, Code, Probe, Process, Template};
 
 /// Keys of `run`.
-pub(crate) const RUN_KEYS: &[&str] = &["process", "user", "env", "dir"];
+pub(crate) const RUN_KEYS: &[&str] = &["process", "before_stop", "user", "env", "dir"];
 /// Keys of `check`.
 pub(crate) const CHECK_KEYS: &[&str] = &["tcp", "command", "interval", "timeout", "failures"];
 
@@ -27,6 +27,10 @@ impl Reader {
             return None;
         };
         let process = self.command(process);
+        let before_stop = match fields.get("before_stop") {
+            Some(before_stop) => self.command(before_stop),
+            None => Some(Vec::new()),
+        };
         let user = match fields.get("user") {
             Some(user) => self.user(user).map(Some),
             None => Some(None),
@@ -39,7 +43,7 @@ impl Reader {
             Some(dir) => self.directory(dir).map(Some),
             None => Some(None),
         };
-        Some(Process { process: process?, user: user?, env: env?, dir: dir? })
+        Some(Process { process: process?, before_stop: before_stop?, user: user?, env: env?, dir: dir? })
     }
 
     pub(super) fn check(&mut self, found: &Found<'_>) -> Option<Check> {
