@@ -162,6 +162,7 @@ impl ServerConfig {
             self.volumes.iter().map(|(name, size)| VolumeSpec { name: name.clone(), size: size.as_u64() }).collect();
         let peers = self.peers.keys().filter(|peer| **peer != self.node).cloned().collect();
         let mut replica = ReplicaConfig::new(self.cluster, self.group.clone(), self.node.clone(), peers, volumes);
+        replica.generation = self.generation;
         replica.ack = match self.ack {
             Ack::Memory => tandem_volume::Ack::Memory,
             Ack::Durable => tandem_volume::Ack::Durable,

@@ -29,6 +29,8 @@ pub enum Ack {
 pub struct ReplicaConfig {
     /// The cluster; checked in every handshake.
     pub cluster: ClusterId,
+    /// The cluster's generation, which a forced takeover raises; checked in every handshake.
+    pub generation: u64,
     /// The group; checked in every handshake.
     pub group: GroupName,
     /// This node.
@@ -67,6 +69,7 @@ impl ReplicaConfig {
     ) -> Self {
         Self {
             cluster,
+            generation: 1,
             group,
             node,
             peers,

@@ -21,6 +21,8 @@ pub struct Hello {
     pub version: u16,
     /// Its cluster.
     pub cluster: ClusterId,
+    /// Its cluster's generation.
+    pub generation: u64,
     /// Its group.
     pub group: GroupName,
     /// Its node.

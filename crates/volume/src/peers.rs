@@ -95,6 +95,7 @@ impl Replica {
         let hello = Hello {
             version: VERSION,
             cluster: self.config.cluster,
+            generation: self.config.generation,
             group: self.config.group.clone(),
             node: self.config.node.clone(),
             open: self.open,
@@ -184,6 +185,9 @@ impl Replica {
             Some(format!("it speaks version {} and this replica {VERSION}", hello.version))
         } else if hello.cluster != config.cluster {
             Some(format!("it belongs to cluster {} and this replica to {}", hello.cluster, config.cluster))
+        } else if hello.generation != config.generation {
+            let (there, here) = (hello.generation, config.generation);
+            Some(format!("it is of generation {there} of the cluster and this replica of {here}"))
         } else if hello.group != config.group {
             Some(format!("it serves group {} and this replica {}", hello.group, config.group))
         } else if hello.node != self.peers[peer].node {

@@ -31,7 +31,7 @@
 //! ```
 
 use alloc::{string::ToString, vec::Vec};
-use tandem_base::{ClusterId, Epoch, GroupName, NodeName, OpenId, VolumeName};
+use tandem_base::{ByteSize, ClusterId, Epoch, GroupName, NodeName, OpenId, VolumeName};
 
 use crate::config::{ReplicaConfig, VolumeSpec};
 
@@ -65,7 +65,7 @@ pub struct Superblock {
     pub previous: Vec<OpenId>,
     /// The register has shown this run as a member.
     pub member: bool,
-    /// The run ended in order, with everything durable.
+    /// The run ended in order, with everything durable. Never set yet: every start compares as after a crash.
     pub clean: bool,
     /// The disk refused an operation in this run, or in an earlier one since which the replica was not brought in sync:
     /// what it holds is not to be trusted, not even what it reads back.
@@ -307,7 +307,7 @@ pub fn check(superblock: &Superblock, config: &ReplicaConfig) -> Result<(), Supe
     let list = |volumes: &[VolumeSpec]| {
         volumes
             .iter()
-            .map(|volume| alloc::format!("{} ({} bytes)", volume.name, volume.size))
+            .map(|volume| alloc::format!("{} ({})", volume.name, ByteSize::new(volume.size)))
             .collect::<Vec<_>>()
             .join(", ")
     };

@@ -115,6 +115,7 @@ pub fn encode(message: &Message) -> (Vec<u8>, Option<Bytes>) {
     match message {
         Message::Hello(hello) => {
             head.put(&[HELLO]).put(&hello.version.to_le_bytes()).put(&hello.cluster.0.to_le_bytes());
+            head.u64(hello.generation);
             head.text(hello.group.as_str()).text(hello.node.as_str()).u64(hello.open.0).epoch(hello.promised);
             head.put(&(hello.volumes.len() as u16).to_le_bytes());
             for volume in &hello.volumes {
@@ -361,6 +362,7 @@ impl<'a> Fields<'a> {
 
     fn hello(&mut self) -> Result<Hello, WireError> {
         let (version, cluster) = (self.u16()?, ClusterId(u128::from_le_bytes(self.take("cluster")?)));
+        let generation = self.u64()?;
         let group = GroupName::new(self.text()?).map_err(|_| self.wrong("group"))?;
         let node = NodeName::new(self.text()?).map_err(|_| self.wrong("node"))?;
         let (open, promised) = (OpenId(self.u64()?), self.epoch()?);
@@ -370,7 +372,7 @@ impl<'a> Fields<'a> {
             let name = VolumeName::new(self.text()?).map_err(|_| self.wrong("volume"))?;
             volumes.push(VolumeSpec { name, size: self.u64()? });
         }
-        Ok(Hello { version, cluster, group, node, open, promised, volumes })
+        Ok(Hello { version, cluster, generation, group, node, open, promised, volumes })
     }
 
     fn wrong(&self, what: &'static str) -> WireError {

@@ -32,6 +32,7 @@ fn hello() -> impl Strategy<Value = Message> {
             Message::Hello(Hello {
                 version,
                 cluster: ClusterId(cluster),
+                generation: cluster as u64,
                 group: group.parse().expect("a name"),
                 node: node.parse().expect("a name"),
                 open: OpenId(open),
@@ -225,6 +226,7 @@ fn the_vectors_hold() {
     let hello = Message::Hello(Hello {
         version: 1,
         cluster: ClusterId(7),
+        generation: 1,
         group: "g".parse().expect("a name"),
         node: "r1".parse().expect("a name"),
         open: OpenId(9),
@@ -240,6 +242,6 @@ const WRITE: &str = concat!(
     "2000000000000001b73f4b36616263",
 );
 const HELLO: &str = concat!(
-    "3f000000000000003c8b5649010100070000000000000000000000000000000100670200723109000000000000000100",
-    "000000000000020000000000000001000100760010000000000000",
+    "4700000000000000902699260101000700000000000000000000000000000001000000000000000100670200723109000000",
+    "000000000100000000000000020000000000000001000100760010000000000000",
 );

@@ -618,20 +618,25 @@ fn a_peer_that_breaks_the_rules_is_disconnected_and_the_volume_goes_on() {
 fn a_hello_from_elsewhere_is_refused() {
     let mut world = pair(1);
     world.cut("h1", "r1");
-    let connection = tandem_volume::ConnectionId(77_777);
-    world.input(&name("h1"), Input::PeerConnected { peer: name("r1"), connection });
     let hello = tandem_volume::Hello {
         version: tandem_volume::VERSION,
-        cluster: tandem_base::ClusterId(8),
+        cluster: tandem_base::ClusterId(7),
+        generation: 1,
         group: "ledger".try_into().expect("a name"),
         node: name("r1"),
         open: tandem_base::OpenId(1),
         promised: Epoch::default(),
         volumes: vec![],
     };
-    world.input(&name("h1"), Input::PeerSaid { peer: name("r1"), connection, message: Message::Hello(hello) });
-    let refused = |event: &tandem_volume::Event| matches!(event, tandem_volume::Event::PeerRefused { why, .. } if why.contains("cluster"));
-    assert!(world.node("h1").notes.iter().any(refused));
+    let elsewhere = tandem_volume::Hello { cluster: tandem_base::ClusterId(8), ..hello.clone() };
+    let branched = tandem_volume::Hello { generation: 2, ..hello };
+    for (number, hello, word) in [(77_777, elsewhere, "cluster"), (77_778, branched, "generation 2")] {
+        let connection = tandem_volume::ConnectionId(number);
+        world.input(&name("h1"), Input::PeerConnected { peer: name("r1"), connection });
+        world.input(&name("h1"), Input::PeerSaid { peer: name("r1"), connection, message: Message::Hello(hello) });
+        let refused = |event: &tandem_volume::Event| matches!(event, tandem_volume::Event::PeerRefused { why, .. } if why.contains(word));
+        assert!(world.node("h1").notes.iter().any(refused), "{word}");
+    }
 }
 
 #[test]
