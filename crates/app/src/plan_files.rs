@@ -1,6 +1,6 @@
 //! The files of a plan: one file, or a directory with `plan.toml` and, if it is there, `plan.d/*.toml`.
 
-use crate::cli::Failure;
+use crate::cli::{Failure, hints::AS_ROOT};
 use std::{
     fs,
     io::Read,
@@ -42,10 +42,17 @@ pub(crate) fn load(path: &Path) -> Result<Loaded, Failure> {
 pub(crate) fn read(path: &Path) -> Result<(Vec<SourceFile>, PathBuf), Failure> {
     let unreadable = |path: &Path, error: &std::io::Error| {
         let failure = Failure::new(format!("cannot read {}: {error}", path.display()));
-        if error.kind() == std::io::ErrorKind::NotFound {
-            failure.hint("give the plan's file, or the directory that holds its plan.toml; examples/duo is one")
-        } else {
-            failure
+        match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                failure.hint("give the plan's file, or the directory that holds its plan.toml; examples/duo is one")
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                failure.hint(format!("let this user read it (chmod, chown), or {AS_ROOT}"))
+            }
+            std::io::ErrorKind::InvalidData => {
+                failure.hint("a plan is UTF-8 text: save it as such, or convert it, as with `iconv -f latin1 -t utf-8`")
+            }
+            _ => failure,
         }
     };
     let is_dir = fs::metadata(path).map_err(|error| unreadable(path, &error))?.is_dir();
@@ -71,9 +78,20 @@ pub(crate) fn read(path: &Path) -> Result<(Vec<SourceFile>, PathBuf), Failure> {
 
 /// One byte more than a plan's file may have is enough for the parser to refuse it.
 fn text(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    fs::File::open(path)?.take(tandem_plan::FILE_BYTES_MAX as u64 + 1).read_to_string(&mut text)?;
-    Ok(text)
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(tandem_plan::FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > tandem_plan::FILE_BYTES_MAX {
+        // Too long in any case, and perhaps cut in the middle of a character.
+        return Ok(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let (good, wrong) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let column = good.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
+        let byte = wrong.first().copied().unwrap_or_default();
+        let why = format!("line {line}, byte {column}: 0x{byte:02x} is no UTF-8 text");
+        std::io::Error::new(std::io::ErrorKind::InvalidData, why)
+    })
 }
 
 /// The texts as one, for the cluster's log.

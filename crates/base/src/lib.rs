@@ -16,5 +16,5 @@ pub use group::{Change, Configuration, Epoch, Primary, Proposal};
 pub use ids::{ClusterId, OpenId, RunId, SessionId};
 pub use names::{GroupName, LinkName, NameError, NodeName, PlanName, PowerName, ServiceName, SiteName, VolumeName};
 pub use rng::Rng;
-pub use size::{BitRate, ByteSize, UnitError};
+pub use size::{BitRate, ByteSize, Rounded, UnitError};
 pub use time::{Duration, Instant};

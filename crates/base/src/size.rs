@@ -36,6 +36,26 @@ pub(crate) fn number_and_unit(text: &str, units: &[(&str, u64)], expected: &'sta
     u64::try_from(product / scale).map_err(|_| wrong())
 }
 
+/// A number in units of `unit`, with three significant digits, for people: `3.56`, `12.5`, `340`, `8`.
+pub(crate) fn three_digits(number: u64, unit: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let scaled = |scale: u128| (u128::from(number) * scale + u128::from(unit) / 2) / u128::from(unit);
+    let (value, scale, digits) = match scaled(1) {
+        _ if scaled(100) < 1_000 => (scaled(100), 100, 2),
+        _ if scaled(10) < 1_000 => (scaled(10), 10, 1),
+        whole => (whole, 1, 0),
+    };
+    let (whole, mut fraction, mut digits) = (value / scale, value % scale, digits);
+    while digits > 0 && fraction % 10 == 0 {
+        (fraction, digits) = (fraction / 10, digits - 1);
+    }
+    if digits == 0 { write!(f, "{whole}") } else { write!(f, "{whole}.{fraction:0digits$}") }
+}
+
+/// A measured value as people read it; what a plan says prints exactly. Made by [`ByteSize::rounded`] and
+/// [`Duration::rounded`](crate::Duration::rounded).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rounded<T>(pub(crate) T);
+
 /// An amount of data, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct ByteSize(u64);
@@ -63,6 +83,21 @@ impl ByteSize {
     #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0
+    }
+
+    /// For people, with three digits: `3.56 GiB`.
+    #[must_use]
+    pub const fn rounded(self) -> Rounded<Self> {
+        Rounded(self)
+    }
+}
+
+impl fmt::Display for Rounded<ByteSize> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0.0;
+        let (unit, factor) = BYTE_UNITS[..4].iter().find(|(_, factor)| bytes >= *factor).unwrap_or(&("B", 1));
+        three_digits(bytes, *factor, f)?;
+        write!(f, " {unit}")
     }
 }
 

@@ -7,7 +7,7 @@ use core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::size::{UnitError, number_and_unit};
+use crate::size::{Rounded, UnitError, number_and_unit, three_digits};
 
 /// A length of time, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -59,6 +59,12 @@ impl Duration {
     #[must_use]
     pub const fn as_secs(self) -> u64 {
         self.0 / 1_000_000_000
+    }
+
+    /// For people, with three digits: `3.56 s`.
+    #[must_use]
+    pub const fn rounded(self) -> Rounded<Self> {
+        Rounded(self)
     }
 
     /// `self - other`, or zero where `other` is longer.
@@ -137,6 +143,18 @@ impl fmt::Display for Duration {
     }
 }
 
+impl fmt::Display for Rounded<Duration> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = self.0.0;
+        if nanos == 0 {
+            return f.write_str("0 s");
+        }
+        let (unit, length) = UNITS.into_iter().find(|(_, length)| nanos >= *length).unwrap_or(("ns", 1));
+        three_digits(nanos, length, f)?;
+        write!(f, " {unit}")
+    }
+}
+
 /// A point on the caller's own clock, in nanoseconds.
 ///
 /// On a machine this is `CLOCK_BOOTTIME`, which goes on while the machine is suspended (clock_gettime(2)); in the
@@ -203,6 +221,29 @@ mod tests {
         assert_eq!(Duration::from_secs(120).to_string(), "2 min");
         for text in ["", "3", "s", "3 parsecs", "-3 s", "1e99 d", "3 s s"] {
             assert!(text.parse::<Duration>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_was_measured_is_read_at_a_glance() {
+        for (nanos, text) in [
+            (3_560_606_061, "3.56 s"),
+            (3_025_000_000, "3.03 s"),
+            (12_349_999_999, "12.3 s"),
+            (9_996_000_000, "10 s"),
+            (417_831_892, "418 ms"),
+            (1_500, "1.5 us"),
+            (0, "0 s"),
+            (5_400_000_000_000, "1.5 h"),
+            (3_000_000_000, "3 s"),
+            (u64::MAX, "213504 d"),
+        ] {
+            assert_eq!(Duration(nanos).rounded().to_string(), text);
+        }
+        for (bytes, text) in
+            [(8_388_608, "8 MiB"), (65_537, "64 KiB"), (1_234_567_890, "1.15 GiB"), (0, "0 B"), (513, "513 B")]
+        {
+            assert_eq!(crate::ByteSize::new(bytes).rounded().to_string(), text);
         }
     }
 

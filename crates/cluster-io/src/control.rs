@@ -240,6 +240,12 @@ impl ControlPlane {
         self.core.leader.clone()
     }
 
+    /// Why this node does not reach `node`, in words; `None` while it does.
+    #[must_use]
+    pub fn trouble(&self, node: &NodeName) -> Option<String> {
+        self.core.links.trouble(node)
+    }
+
     /// Whether this node believes that it leads; only [`confirm_leadership`](Self::confirm_leadership) is proof.
     #[must_use]
     pub fn is_leader(&self) -> bool {

@@ -23,7 +23,7 @@ use crate::{
     JoinToken, Paths,
     control::{Core, random},
     identity::{self, Identity, IdentityError},
-    link::with_port,
+    link::{is_about_certificates, with_port},
     store::{self, StoreError},
     token,
     wire::{decode, encode, read_frame, write_frame},
@@ -78,6 +78,14 @@ pub enum JoinError {
         /// Each address with what happened.
         tried: String,
     },
+    /// Somebody answered, but no node of the token's cluster.
+    #[error("{address} answers, but it is no node of cluster {cluster}, which the token names")]
+    OtherCluster {
+        /// Who was asked.
+        address: String,
+        /// The token's cluster.
+        cluster: ClusterId,
+    },
     /// A node said no.
     #[error("the cluster refused: {why}")]
     Refused {
@@ -98,7 +106,11 @@ impl JoinError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Unreachable { .. } => Some("is the agent running there, and does the firewall let 7400/tcp through?"),
-            Self::Exists { .. } => Some("start the agent; to join anew, remove the file first"),
+            Self::OtherCluster { .. } => {
+                Some("use the token that `tandem init` printed on the first node of this very cluster")
+            }
+            Self::Exists { .. } => Some("start the agent; to join anew, move the data directory away first"),
+            Self::Store(error) => error.hint(),
             Self::Identity(error) => error.hint(),
             _ => None,
         }
@@ -149,6 +161,7 @@ pub async fn join(joining: Joining) -> Result<Joined, JoinError> {
     let admission = Admission { node: node.clone(), address: with_port(&address), raft_id };
     let request = Request { version: VERSION, secret: token.secret, admission, certificate };
     let mut tried = Vec::new();
+    let mut other = None;
     for address in &token.addresses {
         let asked = timeout(WITHIN, ask(&token, address, &request)).await;
         let why = match asked {
@@ -165,10 +178,18 @@ pub async fn join(joining: Joining) -> Result<Joined, JoinError> {
             }
             Ok(Ok(Reply::Refused(why))) => return Err(JoinError::Refused { why }),
             Ok(Ok(Reply::Later(why))) => why,
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => {
+                if is_about_certificates(&error) {
+                    other.get_or_insert(JoinError::OtherCluster { address: address.clone(), cluster: token.cluster });
+                }
+                error.to_string()
+            }
             Err(_) => format!("nothing for {WITHIN:?}"),
         };
         tried.push(format!("{address}: {why}"));
+    }
+    if let Some(other) = other {
+        return Err(other);
     }
     Err(JoinError::Unreachable { tried: tried.join("; ") })
 }

@@ -118,8 +118,12 @@ impl Link {
 
     /// Why there is no connection, in words.
     pub(crate) fn trouble(&self) -> String {
-        let trouble = self.shared.trouble.lock().expect("no holder of this lock panics");
-        format!("{} at {}: {trouble}", self.peer.node, self.peer.address)
+        format!("{} at {}: {}", self.peer.node, self.peer.address, self.why())
+    }
+
+    /// The same, without whom it is about.
+    pub(crate) fn why(&self) -> String {
+        self.shared.trouble.lock().expect("no holder of this lock panics").clone()
     }
 
     /// Sends a request and waits for its answer, no longer than the peer answers at all.
@@ -161,12 +165,25 @@ async fn keep(dialer: Arc<Dialer>, to: u64, peer: Peer, bulk: bool, shared: Arc<
         *shared.calls.lock().expect("no holder of this lock panics") = None;
         let why = ended.err().map_or_else(|| "it closed the connection".to_owned(), |error| error.to_string());
         tracing::debug!(peer = %peer.node, address = %peer.address, bulk, %why, "no control connection");
-        *shared.trouble.lock().expect("no holder of this lock panics") = why;
+        let before =
+            std::mem::replace(&mut *shared.trouble.lock().expect("no holder of this lock panics"), why.clone());
+        if why.starts_with(NOT_ITSELF) && before != why {
+            tracing::warn!(peer = %peer.node, address = %peer.address, "{why}");
+        }
         // A sign of life makes the next try come soon, but never at once: two nodes must not spin.
         tokio::time::sleep(BACKOFF.0).await;
         let _woken_or_not = timeout(pause, shared.wake.notified()).await;
         pause = (pause * 2).min(BACKOFF.1);
     }
+}
+
+/// What is said of an address where somebody else answers; the cluster follows.
+const NOT_ITSELF: &str = "who answers there is not this node of cluster";
+
+/// Whether a handshake failed because of who showed which certificate.
+pub(crate) fn is_about_certificates(error: &io::Error) -> bool {
+    let tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    tls.is_some_and(|error| matches!(error, rustls::Error::InvalidCertificate(_)))
 }
 
 async fn within<T, E: ToString>(what: &str, work: impl Future<Output = Result<T, E>>) -> io::Result<T> {
@@ -210,7 +227,14 @@ async fn dial(dialer: &Dialer, to: u64, peer: &Peer, bulk: bool) -> io::Result<T
     tune(&stream);
     let connector = TlsConnector::from(Arc::clone(&dialer.tls));
     let name = dialer.identity.server_name(&peer.node);
-    let mut stream = within("TLS handshake", connector.connect(name, stream)).await?;
+    let mut stream =
+        match within("TLS handshake", async { Ok::<_, io::Error>(connector.connect(name, stream).await) }).await? {
+            Ok(stream) => stream,
+            Err(error) if is_about_certificates(&error) => {
+                return Err(io::Error::other(format!("{NOT_ITSELF} {}: {error}", dialer.identity.cluster)));
+            }
+            Err(error) => return Err(io::Error::other(format!("TLS handshake: {error}"))),
+        };
     let hello = Hello { version: VERSION, raft_id: dialer.raft_id, run: dialer.run, to, bulk };
     let greet = async {
         write_frame(&mut stream, 0, &encode(&hello)?).await?;

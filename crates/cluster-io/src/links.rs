@@ -62,6 +62,13 @@ impl Links {
         }
     }
 
+    /// Why `node` is not reached on a connection of its own; `None` while it is, or where nobody dials it.
+    pub(crate) fn trouble(&self, node: &tandem_base::NodeName) -> Option<String> {
+        let control = self.control();
+        let link = control.values().find(|link| link.peer.node == *node)?;
+        (!link.is_answering()).then(|| link.why())
+    }
+
     /// Every peer, those that answer first.
     pub(crate) fn peers(&self) -> Vec<u64> {
         let control = self.control();

@@ -10,6 +10,7 @@
 mod file;
 mod log;
 mod machine;
+mod scratch;
 mod writer;
 
 use std::path::PathBuf;
@@ -90,10 +91,14 @@ impl StoreError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Missing { .. } => Some("run `tandem join` again: the node comes back with an empty log"),
-            Self::Damaged { .. } => Some(
-                "keep a copy of the file, remove it, and run `tandem join` again: the node comes back with an empty log",
+            Self::Damaged { .. } => {
+                Some("move the file away, and run `tandem join` again: the node comes back with an empty log")
+            }
+            Self::Foreign { .. } => Some(
+                "identity and store belong together, and to one node: put back what was here, or move both away and run \
+                 `tandem join`",
             ),
-            Self::Foreign { .. } => Some("a store cannot be copied between nodes; remove it and run `tandem join`"),
+            Self::InUse { .. } => Some("stop the other agent first; `fuser` on the file names it"),
             Self::Exists { .. } => Some("this node belongs to a cluster already"),
             _ => None,
         }

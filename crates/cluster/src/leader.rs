@@ -320,7 +320,7 @@ impl SessionTable {
             known.deadline = now + APPEND_AGAIN;
             let (node, session) = (node.clone(), known.session);
             self.expiring.insert((node.clone(), session));
-            let why = format!("{node} was not heard for {}", self.timings.expiry());
+            let why = format!("{node} was not heard for {}", self.timings.expiry().rounded());
             self.outputs.push_back(Output::AppendExpiry { node, session, why });
         }
     }

@@ -65,7 +65,16 @@ impl LabError {
                 Some(format!("end it with `tandem lab down --name {name}`, or give another `--name`"))
             }
             Self::Absent(_) => Some("`tandem lab list` shows the labs that are up".into()),
-            Self::Privileges { .. } => Some("run as root, or have these opened to your user".into()),
+            Self::Privileges { .. } => Some(
+                "run this as root, as with `sudo`; in a container, start it with those capabilities and devices; as a \
+                 user, have the devices opened to you: `setfacl -m u:$USER:rw /dev/net/tun /dev/fuse`"
+                    .into(),
+            ),
+            Self::System { cause, .. } if cause.kind() == io::ErrorKind::PermissionDenied => Some(
+                "a lab needs the capabilities CAP_SYS_ADMIN and CAP_NET_ADMIN, of root or of a user namespace of its own"
+                    .into(),
+            ),
+            Self::Foreign { .. } => Some("give another `--name`, or another directory in $TANDEM_LAB_DIR".into()),
             _ => None,
         }
     }

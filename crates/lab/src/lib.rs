@@ -33,5 +33,6 @@ pub use control::{Frames, HostState, HostStatus, Status};
 pub use error::LabError;
 pub use hidden::run_hidden;
 pub use lab::{Lab, Listed, Options, list};
+pub use privileges::check_plan;
 pub use shaper::{Quality, QualityChange};
 pub use topology::{Host, OUTSIDE, Topology, Way};

@@ -52,7 +52,7 @@ pub fn rehearse(plan: &Plan, plan_path: &Path, scenarios: &[Scenario], binary: &
             "no service of this plan can be written to by a client: it speaks to `tandem ledger-serve` and PostgreSQL";
         return Err(LabError::Refused(why.into()));
     }
-    crate::privileges::check()?;
+    crate::check_plan(plan)?;
     let mut progress = Progress::new(scenarios.len());
     let mut report = Report { plan: plan.name.to_string(), passed: true, scenarios: Vec::new() };
     for scenario in scenarios {

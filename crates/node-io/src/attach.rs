@@ -41,7 +41,7 @@ pub enum AttachError {
         name: String,
         /// How it ended.
         exit: Exit,
-        /// The last line of its log.
+        /// Its last words.
         said: String,
     },
     /// The driver is silent.
@@ -181,9 +181,17 @@ impl AttachDrivers {
         }
     }
 
+    /// The last line of the driver's log; of an error with causes and a hint all of it, in one line.
     fn last_words(&self, name: &str) -> String {
         let log = fs::read(self.directory.join(format!("{name}.log"))).unwrap_or_default();
-        String::from_utf8_lossy(&log).lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing").into()
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let from = lines.iter().rposition(|line| line.starts_with("error: ")).unwrap_or(lines.len().saturating_sub(1));
+        let words: Vec<&str> = lines[from..]
+            .iter()
+            .map(|line| ["error: ", "because: "].iter().find_map(|label| line.strip_prefix(label)).unwrap_or(line))
+            .collect();
+        if words.is_empty() { "nothing".into() } else { words.join("; ") }
     }
 
     fn ready_file(&self, name: &str) -> PathBuf {
@@ -260,6 +268,11 @@ mod tests {
         let drivers = AttachDrivers::new(directory.path()).expect("it is writable");
         match drivers.start(&spec("echo 'no such export' >&2; exit 3")).await {
             Err(AttachError::Ended { exit: Exit::Code(3), said, .. }) => assert_eq!(said, "no such export"),
+            other => panic!("{other:?}"),
+        }
+        let with_cause = "printf 'noise\\nerror: cannot do it\\n  because: no\\nhint: do it so\\n' >&2; exit 1";
+        match drivers.start(&spec(with_cause)).await {
+            Err(AttachError::Ended { said, .. }) => assert_eq!(said, "cannot do it; no; hint: do it so"),
             other => panic!("{other:?}"),
         }
         let garbled = drivers.start(&spec("echo hello; exec sleep 1000")).await;

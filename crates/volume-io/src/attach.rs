@@ -50,6 +50,9 @@ impl AttachError {
             Self::System { action: "mount", .. } => {
                 Some("FUSE needs /dev/fuse, and either root (of a user namespace is enough) or the package fuse3")
             }
+            Self::System { action: "make a loop device over", .. } => Some(
+                "loop devices need root of the machine itself; without it write attach = \"file\" or \"nbd\" in the plan",
+            ),
             Self::System { .. } => None,
         }
     }

@@ -8,8 +8,8 @@ mod operation;
 mod pool;
 mod superblock_file;
 
-pub(crate) use directory::Directory;
 pub use directory::DiskOpenError;
+pub(crate) use directory::{Directory, Opened};
 pub(crate) use operation::Shared;
 pub(crate) use superblock_file::SuperblockFile;
 

@@ -137,7 +137,7 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     let opened = Identity::load(&config.identity, config.cluster, &config.group)
         .map_err(ServerError::from)
         .and_then(|identity| Ok((identity, directory.open(&config.replica())?)));
-    let (identity, (shared, stored)) = match opened {
+    let (identity, opened) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             refuse(&control, &error);
@@ -147,7 +147,7 @@ pub fn run(config: &ServerConfig) -> Result<(), ServerError> {
     let nbd = listen(&config.nbd_socket)?;
     let open = OpenId(process::random().map_err(ServerError::Loop)?);
     let seed = process::random().map_err(ServerError::Loop)?;
-    let parts = Parts { config, signals, directory, shared, stored, open, seed, identity, control, nbd };
+    let parts = Parts { config, signals, directory, opened, open, seed, identity, control, nbd };
     let result = EventLoop::new(parts).and_then(|mut event_loop| event_loop.run());
     for socket in [&config.control_socket, &config.nbd_socket] {
         // Left behind, it would be replaced by the next server.

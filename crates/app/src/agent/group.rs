@@ -572,6 +572,7 @@ impl Keeper {
             NoteKind::ResyncStarted => "resync started",
             NoteKind::ResyncDone => "resync done",
             NoteKind::DiskFailed => "disk failed",
+            NoteKind::Repaired => "metadata mended",
             NoteKind::PeerRefused => "peer refused",
             _ => return,
         };

@@ -17,7 +17,11 @@ mod service;
 mod steps;
 mod surrender;
 
-use crate::{cli::Failure, paths::Paths, plan_files};
+use crate::{
+    cli::{Failure, hints::AS_ROOT},
+    paths::Paths,
+    plan_files,
+};
 use proposer::Proposer;
 use std::{net::SocketAddr, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 use tandem_cluster_io::{Config, ControlPlane, PORT};
@@ -42,14 +46,7 @@ pub(crate) async fn run(paths: Paths, lab: bool) -> Result<(), Failure> {
     let plan = plan_files::remembered(&paths.data_dir)?;
     let run = run_id::of_this_boot(&paths.run_dir)?;
     let timings = crate::topology::of(&plan).timings;
-    let control = ControlPlane::open(Config::new(&paths.data_dir, run, timings)).await.map_err(|error| {
-        let hint = error.hint();
-        let failure = Failure::from(error);
-        match hint {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
-    })?;
+    let control = ControlPlane::open(Config::new(&paths.data_dir, run, timings)).await?;
     let name = control.node().clone();
     let spec = plan.nodes.get(&name).ok_or_else(|| {
         Failure::new(format!("this machine's certificate says it is `{name}`, which the cluster's plan does not have"))
@@ -121,7 +118,11 @@ async fn remember_plan(control: ControlPlane, paths: Paths) {
 /// Makes a directory that only root may look into.
 fn private_directory(path: &Path) -> Result<(), Failure> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
-        Failure::new(format!("cannot make {}: {error}", path.display())).hint("the agent runs as root")
+        let failure = Failure::new(format!("cannot make {}: {error}", path.display()));
+        match error.kind() {
+            std::io::ErrorKind::PermissionDenied => failure.hint(format!("the agent needs root: {AS_ROOT}")),
+            _ => failure,
+        }
     })
 }
 

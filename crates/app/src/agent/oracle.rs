@@ -53,6 +53,7 @@ impl Agent {
             witness: spec.witness,
             admitted: state.members().contains_key(name),
             live: state.live_run(name).is_some(),
+            trouble: self.control.trouble(name),
         });
         let groups = topology.groups.iter().map(|(name, spec)| {
             let config = state.group(name).map(|group| group.config.clone()).unwrap_or_default();
@@ -255,7 +256,13 @@ fn degraded(status: &Status, state: &State) -> Vec<String> {
         if !node.admitted {
             sentences.push(format!("node {} has never joined", node.name));
         } else if !node.live {
-            sentences.push(format!("node {} is silent: it holds no lease", node.name));
+            sentences.push(match &node.trouble {
+                Some(why) => format!(
+                    "node {} is silent: it holds no lease ({} to {}: {why})",
+                    node.name, status.node, node.address
+                ),
+                None => format!("node {} is silent: it holds no lease", node.name),
+            });
         }
     }
     if status.lease_ms.is_none() {

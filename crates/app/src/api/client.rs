@@ -38,6 +38,9 @@ impl AgentError {
     /// One thing to try.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
+            Self::Absent { cause, .. } if cause.kind() == std::io::ErrorKind::PermissionDenied => {
+                Some(format!("only root may ask it: {}", crate::cli::hints::AS_ROOT))
+            }
             Self::Absent { .. } => Some("start it with `tandem agent`, or `systemctl start tandem`".into()),
             Self::Silent { .. } => Some("`journalctl -u tandem` may say why".into()),
             Self::Unknown { .. } => {

@@ -65,6 +65,9 @@ pub(crate) struct NodeLine {
     pub(crate) admitted: bool,
     /// Whether its session is live.
     pub(crate) live: bool,
+    /// Why the answering node does not reach it; absent while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trouble: Option<String>,
 }
 
 /// A group of volumes.

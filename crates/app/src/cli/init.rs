@@ -41,10 +41,13 @@ pub(super) fn run(paths: &Paths, options: Options) -> Result<ExitCode, Failure> 
         addresses: Vec::new(),
     };
     let founded = super::runtime()?.block_on(found(founding)).map_err(|error| {
-        let hint = matches!(error, tandem_cluster_io::FoundError::Exists { .. }).then(|| {
-            format!("start it with `tandem agent`; to begin anew, move {} away first", paths.data_dir.display())
-        });
-        Failure { error: Box::new(error), hint }
+        let exists = matches!(error, tandem_cluster_io::FoundError::Exists { .. });
+        let failure = Failure::from(error);
+        if !exists {
+            return failure;
+        }
+        failure
+            .hint(format!("start it with `tandem agent`; to begin anew, move {} away first", paths.data_dir.display()))
     })?;
     plan_files::remember(&paths.data_dir, &text)?;
     if options.json {

@@ -65,10 +65,7 @@ pub(super) fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::VolumeServer { config } => {
             super::log_to_stderr();
             let config: server::ServerConfig = serde_json::from_slice(&std::fs::read(config)?)?;
-            server::run(&config).map_err(|error| {
-                let hint = error.hint().map(Into::into);
-                Failure { error: Box::new(error), hint }
-            })?;
+            server::run(&config)?;
         }
         Command::AttachFile(attachment) => {
             super::log_to_stderr();

@@ -36,10 +36,7 @@ pub(super) fn run(paths: &Paths, options: Options) -> Result<ExitCode, Failure> 
     };
     let address = SocketAddr::new(address, PORT).to_string();
     let joining = Joining { data: paths.data_dir.clone(), node: options.node.clone(), address, token: options.token };
-    let joined = super::runtime()?.block_on(join(joining)).map_err(|error| {
-        let hint = error.hint().map(Into::into);
-        Failure { error: Box::new(error), hint }
-    })?;
+    let joined = super::runtime()?.block_on(join(joining))?;
     plan_files::remember(&paths.data_dir, &joined.plan)?;
     if options.json {
         print_json(&serde_json::json!({ "cluster": joined.cluster.to_string(), "by": joined.by.as_str() }));

@@ -141,11 +141,16 @@ pub(super) fn run(command: Command) -> Result<ExitCode, Failure> {
 
 fn up(plan: &std::path::Path, lab: &Which) -> Result<(), Failure> {
     let loaded = plan_files::load(plan)?;
+    tandem_lab::check_plan(&loaded.plan)?;
     let topology = Topology::of_plan(&loaded.plan);
     Lab::up(&topology, plan, &lab.options()?, &mut |step| eprintln!("{step}"))?;
     let nodes: Vec<_> = loaded.plan.nodes.keys().map(|node| node.as_str()).collect();
     eprintln!("lab {} is up: {}", lab.name, nodes.join(", "));
-    eprintln!("look at it with `tandem lab exec {} tandem status`, end it with `tandem lab down`", nodes[0]);
+    let name = if lab.name == "lab" { String::new() } else { format!(" --name {}", lab.name) };
+    eprintln!(
+        "look at it with `tandem lab exec{name} {} tandem status`, end it with `tandem lab down{name}`",
+        nodes[0]
+    );
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 mod agent;
 mod events;
 mod explain;
+pub(crate) mod hints;
 mod init;
 mod internal;
 mod join;
@@ -93,9 +94,8 @@ impl Failure {
 
 impl<E: std::error::Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        let error: Box<dyn std::error::Error> = Box::new(error);
-        let hint = error.downcast_ref::<crate::api::AgentError>().and_then(crate::api::AgentError::hint);
-        Self { error, hint }
+        let hint = hints::of(&error);
+        Self { error: Box::new(error), hint }
     }
 }
 

@@ -123,6 +123,7 @@ mod tests {
                 witness: false,
                 admitted: true,
                 live: false,
+                trouble: None,
             }],
             groups: vec![GroupLine {
                 name: "ledger".into(),

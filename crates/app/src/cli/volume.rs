@@ -2,10 +2,12 @@
 
 use super::{Failure, print_json};
 use crate::{
-    api::{Answer, Ask, ask},
+    api::{Answer, Ask, VolumeLine, ask},
     paths::Paths,
 };
 use std::process::ExitCode;
+use tandem_base::ByteSize;
+use tandem_volume_io::control::{Resync, Status};
 
 /// What to do with volumes.
 #[derive(clap::Subcommand)]
@@ -39,17 +41,7 @@ pub(super) fn run(paths: &Paths, command: Command) -> Result<ExitCode, Failure> 
                 return Ok(ExitCode::SUCCESS);
             }
             for volume in volumes {
-                println!("{}   nbd {}", volume.group, volume.nbd);
-                match (volume.refused, volume.replica) {
-                    (Some(why), _) => println!("  does not run: {why}"),
-                    (None, None) => println!("  the volume server does not answer"),
-                    (None, Some(serde_json::Value::Object(fields))) => {
-                        for (name, value) in fields {
-                            println!("  {name}: {}", plain(&value));
-                        }
-                    }
-                    (None, Some(other)) => println!("  {}", plain(&other)),
-                }
+                print!("{}", render(volume));
             }
         }
         Command::InjectDiskFault { group, errno } => {
@@ -59,14 +51,57 @@ pub(super) fn run(paths: &Paths, command: Command) -> Result<ExitCode, Failure> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// A value without the punctuation of JSON.
-fn plain(value: &serde_json::Value) -> String {
-    use serde_json::Value;
-    match value {
-        Value::Null => "-".into(),
-        Value::String(text) => text.clone(),
-        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
-        Value::Object(fields) => fields.iter().map(|(k, v)| format!("{k} {}", plain(v))).collect::<Vec<_>>().join(", "),
-        other => other.to_string(),
+/// A replica in a few lines.
+fn render(line: VolumeLine) -> String {
+    use std::fmt::Write;
+    let mut out = format!("{}\n", line.group);
+    let mut row = |name: &str, value: String| {
+        let _ = writeln!(out, "  {name:<11} {value}");
+    };
+    if let Some(why) = line.refused {
+        row("down", format!("does not run: {why}"));
+        return out;
     }
+    let status = line.replica.map(serde_json::from_value::<Status>);
+    let Some(Ok(status)) = status else {
+        row("unclear", "the volume server does not answer".into());
+        return out;
+    };
+    let primary = status.configuration.primary.as_ref().map_or("nobody".into(), |primary| primary.node.to_string());
+    let in_sync: Vec<_> = status.configuration.in_sync.keys().map(ToString::to_string).collect();
+    let role = serde_json::to_value(status.role).ok().and_then(|role| role.as_str().map(String::from));
+    row("replica", format!("{} on {}", role.unwrap_or_default(), status.node));
+    let epoch = status.configuration.epoch;
+    row("register", format!("primary {primary}, in sync: {}, epoch {epoch}", in_sync.join(" ")));
+    for (volume, size) in &status.volumes {
+        row("volume", format!("{volume}, {size}"));
+    }
+    if let Some(why) = status.disk_error {
+        row("disk", format!("failed: {why}"));
+    }
+    if let Some(why) = status.frozen {
+        row("frozen", why);
+    }
+    if let Some(what) = status.proposed {
+        row("proposed", what);
+    }
+    for peer in status.peers {
+        let state = match (peer.resync, peer.problem) {
+            (Some(Resync { done, total, sent }), _) => {
+                let size = |bytes| ByteSize::new(bytes).rounded();
+                let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
+                let (done, total, sent) = (size(done), size(total), size(sent));
+                format!("is brought in sync: {percent} %, {done} of {total} compared, {sent} sent")
+            }
+            (None, _) if peer.connected => "connected".into(),
+            (None, Some(why)) => format!("not connected: {why}"),
+            (None, None) => "not connected".into(),
+        };
+        row("peer", format!("{} {state}", peer.node));
+    }
+    for attachment in status.attachments {
+        row("attachment", format!("{}, {} requests without an answer", attachment.volume, attachment.in_flight));
+    }
+    row("nbd", line.nbd);
+    out
 }

@@ -67,8 +67,13 @@ impl Cluster {
         cluster
     }
 
+    /// Waits until everybody says so, and both replicas are in sync as they run now: right after a machine came back the
+    /// register may still name the run before.
     pub(crate) fn wait_well(&self) {
-        wait_for("all is well everywhere", || [&self.a1, &self.b1, &self.w1].iter().all(|machine| machine.is_well()));
+        wait_for("all is well everywhere", || {
+            [&self.a1, &self.b1].iter().all(|machine| machine.replica_in_sync())
+                && [&self.a1, &self.b1, &self.w1].iter().all(|machine| machine.is_well())
+        });
     }
 
     /// Waits until `words` are in what `machine` says of the cluster.
@@ -93,6 +98,13 @@ impl Machine {
     /// Where this machine's replica lies.
     pub(crate) fn replica(&self) -> PathBuf {
         self.data_dir().join("volumes/disk")
+    }
+
+    fn replica_in_sync(&self) -> bool {
+        let output = self.run(&["volume", "status", "--json"]);
+        let Ok(volumes) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else { return false };
+        let replica = &volumes[0]["replica"];
+        replica["open"].is_u64() && replica["open"] == replica["configuration"]["in_sync"][self.name.as_str()]
     }
 
     pub(crate) fn nbd_socket(&self) -> PathBuf {

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test file uses its part of it")]
 
 pub(crate) mod cluster;
+pub(crate) mod lab;
 pub(crate) mod nbd;
 
 use std::{

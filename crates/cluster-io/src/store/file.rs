@@ -12,7 +12,7 @@ use redb::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tandem_base::{ClusterId, NodeName};
 
-use super::StoreError;
+use super::{StoreError, scratch::Scratch};
 use crate::{
     identity::sync_parent,
     raft::{LogEntry, LogId, SnapshotMeta, Vote},
@@ -110,15 +110,32 @@ impl StoreFile {
         if !path.exists() {
             return Err(StoreError::Missing { path: path.into() });
         }
+        let in_use = || StoreError::InUse { path: path.into() };
+        let scratch =
+            Scratch::copy(path).map_err(|error| StoreError::Disk { path: path.into(), why: error.to_string() })?;
+        let scratch = scratch.ok_or_else(in_use)?;
+        // Nothing of it is opened for writing before all of it was read and believed.
+        Self::examine(path, cluster, node, |builder| builder.create_with_backend(scratch))?;
+        Self::examine(path, cluster, node, |builder| builder.open(path))
+    }
+
+    fn examine(
+        path: &Path,
+        cluster: ClusterId,
+        node: &NodeName,
+        open: impl FnOnce(&mut Builder) -> Result<Database, DatabaseError>,
+    ) -> Result<Self, StoreError> {
         let damaged = |why: String| StoreError::Damaged { path: path.into(), why };
         // redb repairs what a crash left, and may panic on a file that something else wrote into.
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            Builder::new().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).open(path)
+            open(Builder::new().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true))
         }));
         let database = match opened {
             Ok(Ok(database)) => database,
             Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => return Err(StoreError::InUse { path: path.into() }),
-            Ok(Err(DatabaseError::Storage(StorageError::Io(error)))) if error.kind() != io::ErrorKind::InvalidData => {
+            Ok(Err(DatabaseError::Storage(StorageError::Io(error))))
+                if !matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+            {
                 return Err(StoreError::Disk { path: path.into(), why: error.to_string() });
             }
             Ok(Err(error)) => return Err(damaged(error.to_string())),

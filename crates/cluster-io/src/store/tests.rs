@@ -97,7 +97,8 @@ async fn a_foreign_damaged_or_missing_store_is_refused_and_kept() {
     ] {
         fs::write(&path, &damage).expect("ours");
         let error = open(&path).map(|_| ()).expect_err(name);
-        assert!(matches!(error, StoreError::Damaged { .. } | StoreError::Disk { .. }), "{name}: {error:?}");
+        assert!(matches!(error, StoreError::Damaged { .. }), "{name}: {error:?}");
+        assert!(fs::read(&path).expect("readable") == damage, "{name}: it was overwritten");
     }
     // One flipped bit in each page that the log's entries lie in: found by a sum, wherever it is.
     let mut seen = 0;
@@ -106,7 +107,10 @@ async fn a_foreign_damaged_or_missing_store_is_refused_and_kept() {
         damage[page + 100] ^= 1;
         fs::write(&path, &damage).expect("ours");
         match StoreFile::open(&path, CLUSTER, &node()) {
-            Err(StoreError::Damaged { .. }) => seen += 1,
+            Err(StoreError::Damaged { .. }) => {
+                seen += 1;
+                assert!(fs::read(&path).expect("readable") == damage, "page at {page}: it was overwritten");
+            }
             Err(error) => panic!("page at {page}: {error:?}"),
             Ok(file) => assert_eq!(file.entries.len(), 200, "a page that holds nothing of ours: {page}"),
         }

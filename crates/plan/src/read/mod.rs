@@ -97,10 +97,10 @@ pub(crate) fn read(files: &[SourceFile]) -> Draft {
     let mut documents = Vec::new();
     for (file, source) in files.iter().enumerate() {
         if source.text.len() > FILE_BYTES_MAX {
-            let bytes = source.text.len();
-            let message = format!("the file has {bytes} bytes, a file of a plan has at most {FILE_BYTES_MAX}");
+            // Whoever reads files stops there, so that how long it is is not known.
+            let message = format!("the file is longer than {} MiB, which no plan needs", FILE_BYTES_MAX >> 20);
             let diagnostic = Diagnostic::error(Code::FileTooLarge, message).at(&Spot { file, span: 0..0 }, "");
-            reader.say(diagnostic.help("split the plan into several files of one directory"));
+            reader.say(diagnostic.help("is it the right file? A long plan may be several files of one directory"));
             continue;
         }
         match Document::parse(source.text.as_str()) {

@@ -123,6 +123,8 @@ pub enum NoteKind {
     ResyncDone,
     /// The local disk refused an operation.
     DiskFailed,
+    /// Something on the local disk was damaged, and was mended from what is sound.
+    Repaired,
     /// A peer was disconnected because it broke the protocol or could not prove who it is.
     PeerRefused,
     /// A connection to a peer stands.

@@ -98,6 +98,15 @@ impl DiskOpenError {
     }
 }
 
+/// What a directory holds.
+pub(crate) struct Opened {
+    pub(crate) shared: Shared,
+    /// `None` where nothing was ever stored.
+    pub(crate) stored: Option<Superblock>,
+    /// What was wrong with copies of the superblock that were written again.
+    pub(crate) repaired: Option<String>,
+}
+
 /// A replica's directory, locked for as long as this lives.
 pub(crate) struct Directory {
     path: PathBuf,
@@ -121,7 +130,7 @@ impl Directory {
     /// Opens images and superblock, or creates the images (sparse) where neither exists; the superblock follows with
     /// the engine's first store. A marker tells images of an interrupted creation, which were never used, from
     /// images that lost their superblock.
-    pub(crate) fn open(&self, config: &ReplicaConfig) -> Result<(Shared, Option<Superblock>), DiskOpenError> {
+    pub(crate) fn open(&self, config: &ReplicaConfig) -> Result<Opened, DiskOpenError> {
         let superblock_path = self.path.join("superblock");
         let (file, stored) = self.read_superblock(&superblock_path, config)?;
         let marker = self.path.join("creating");
@@ -156,12 +165,21 @@ impl Directory {
         }
         File::open(&self.path).and_then(|file| file.sync_all()).map_err(system("sync", &self.path))?;
         let superblock = SuperblockFile::new(superblock_path, file);
+        let mut repaired = None;
         if let Some((stored, repair)) = &stored {
+            let bad = repair.iter().filter(|bad| **bad).count();
+            if bad > 0 {
+                let path = superblock.path().display();
+                repaired = Some(format!(
+                    "{path}: {bad} of {} copies of the superblock were damaged or old",
+                    superblock::COPIES
+                ));
+            }
             superblock.repair(stored, *repair).map_err(|error| system("repair", superblock.path())(error.into()))?;
             self.settle()?;
         }
         let shared = Shared { images: opened, superblock, fault: AtomicI32::new(0), broken: AtomicBool::new(false) };
-        Ok((shared, stored.map(|(stored, _)| stored)))
+        Ok(Opened { shared, stored: stored.map(|(stored, _)| stored), repaired })
     }
 
     /// Call when a superblock is durable: from now on the images count.

@@ -6,7 +6,7 @@ use std::{
     os::{fd::OwnedFd, unix::net::UnixListener},
 };
 use tandem_base::{Configuration, Duration, Instant, OpenId};
-use tandem_volume::{DiskOp, DiskOutcome, Input, Output, Replica, Superblock};
+use tandem_volume::{DiskOp, DiskOutcome, Input, Output, Replica};
 
 use super::{
     ServerConfig,
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock::boottime,
     control::{FromServer, NoteKind, ToServer},
-    disk::{Directory, Disk, Shared},
+    disk::{Directory, Disk, Opened},
     peer::Identity,
 };
 
@@ -56,8 +56,7 @@ pub(super) struct Parts<'a> {
     pub(super) config: &'a ServerConfig,
     pub(super) signals: OwnedFd,
     pub(super) directory: Directory,
-    pub(super) shared: Shared,
-    pub(super) stored: Option<Superblock>,
+    pub(super) opened: Opened,
     pub(super) open: OpenId,
     pub(super) seed: u64,
     pub(super) identity: Identity,
@@ -67,7 +66,8 @@ pub(super) struct Parts<'a> {
 
 impl<'a> EventLoop<'a> {
     pub(super) fn new(parts: Parts<'a>) -> io::Result<Self> {
-        let Parts { config, signals, directory, shared, stored, open, seed, identity, control, nbd } = parts;
+        let Parts { config, signals, directory, opened, open, seed, identity, control, nbd } = parts;
+        let Opened { shared, stored, repaired } = opened;
         let poller = Poller::new()?;
         poller.add(&signals, Token::Signal, true, false)?;
         let disk = Disk::new(shared)?;
@@ -77,7 +77,7 @@ impl<'a> EventLoop<'a> {
         let initiators = Initiators::new(nbd, &poller, config.node.clone(), open, config.volumes.clone())?;
         let agent = Agent::new(control, &poller)?;
         let replica = Replica::start(config.replica(), stored, open, seed, boottime());
-        Ok(Self {
+        let mut event_loop = Self {
             config,
             poller,
             signals,
@@ -94,7 +94,11 @@ impl<'a> EventLoop<'a> {
             work: VecDeque::new(),
             later: VecDeque::new(),
             stopping: false,
-        })
+        };
+        if let Some(text) = repaired {
+            event_loop.say(FromServer::Note { kind: NoteKind::Repaired, node: None, text });
+        }
+        Ok(event_loop)
     }
 
     /// Runs until told to stop.

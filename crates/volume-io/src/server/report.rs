@@ -1,6 +1,6 @@
 //! The engine's words in the agent's.
 
-use tandem_base::{Configuration, Instant, OpenId};
+use tandem_base::{ByteSize, Configuration, Instant, OpenId};
 use tandem_volume::{Event, ReplicaStatus};
 
 use super::{ServerConfig, initiators::Initiators, peers::Peers};
@@ -18,7 +18,8 @@ pub(super) fn note(event: Event) -> FromServer {
         }
         Event::ResyncStarted { node, why } => (NoteKind::ResyncStarted, Some(node), why),
         Event::ResyncDone { node, compared, sent } => {
-            (NoteKind::ResyncDone, Some(node), format!("{compared} bytes compared, {sent} bytes sent"))
+            let size = |bytes| ByteSize::new(bytes).rounded();
+            (NoteKind::ResyncDone, Some(node), format!("{} compared, {} sent", size(compared), size(sent)))
         }
         Event::DiskFailed { why } => (NoteKind::DiskFailed, None, why),
         Event::PeerRefused { node, why } => (NoteKind::PeerRefused, Some(node), why),
@@ -31,7 +32,11 @@ pub(super) fn note(event: Event) -> FromServer {
 pub(super) fn log(message: &FromServer) {
     match message {
         FromServer::Note { kind, node, text } => match kind {
-            NoteKind::DiskFailed | NoteKind::MemberLeft | NoteKind::Frozen | NoteKind::PeerRefused => {
+            NoteKind::DiskFailed
+            | NoteKind::Repaired
+            | NoteKind::MemberLeft
+            | NoteKind::Frozen
+            | NoteKind::PeerRefused => {
                 tracing::warn!(?kind, node = node.as_ref().map(tracing::field::debug), "{text}");
             }
             _ => tracing::info!(?kind, node = node.as_ref().map(tracing::field::debug), "{text}"),

@@ -1,0 +1,78 @@
+//! A lab by the command line, in a directory of its own; it ends with the test, however that ends.
+
+use super::{run_tool, said, tandem, wait_for};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+use tempfile::TempDir;
+
+pub(crate) struct Lab {
+    name: &'static str,
+    base: TempDir,
+}
+
+impl Lab {
+    /// Nothing yet; unix sockets want a short path.
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { name, base: tempfile::Builder::new().prefix("lab").tempdir_in("/tmp").expect("a directory") }
+    }
+
+    /// `tandem lab VERB --name NAME ...` in this directory.
+    pub(crate) fn command(&self, verb: &str, arguments: &[&str]) -> Command {
+        let mut command = tandem();
+        command.args(["lab", verb, "--name", self.name]).args(arguments).env("TANDEM_LAB_DIR", self.base.path());
+        command
+    }
+
+    pub(crate) fn run(&self, verb: &str, arguments: &[&str]) -> Output {
+        self.command(verb, arguments).output().expect("the binary runs")
+    }
+
+    pub(crate) fn up(&self, plan: &Path) -> Output {
+        self.run("up", &[plan.to_str().expect("the path is text")])
+    }
+
+    #[track_caller]
+    pub(crate) fn says(&self, node: &str, arguments: &[&str]) -> String {
+        let output = self.run("exec", &[&[node, "tandem"], arguments].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        said(&output)
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_well(&self, node: &str) {
+        wait_for("all is well in the lab", || {
+            said(&self.run("exec", &[node, "tandem", "status"])).contains("all well")
+        });
+    }
+
+    pub(crate) fn base(&self) -> PathBuf {
+        self.base.path().to_path_buf()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let down = self.run("down", &[]);
+        if !down.status.success() && !said(&down).contains("no lab named") {
+            eprintln!("{}", said(&down));
+        }
+    }
+}
+
+/// The example with a service that writes records.
+pub(crate) fn duo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/duo")
+}
+
+/// Lets every user open what a lab needs, in this thread's own mounts.
+pub(crate) fn open_devices(folder: &Path) {
+    let folder = folder.to_str().expect("the path is text");
+    run_tool("mount", &["-t", "tmpfs", "tandem-test", folder]);
+    for (name, numbers, device) in [("tun", ["10", "200"], "/dev/net/tun"), ("fuse", ["10", "229"], "/dev/fuse")] {
+        let node = format!("{folder}/{name}");
+        run_tool("mknod", &["-m", "666", &node, "c", numbers[0], numbers[1]]);
+        run_tool("mount", &["--bind", &node, device]);
+    }
+}
