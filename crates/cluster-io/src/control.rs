@@ -218,14 +218,20 @@ impl ControlPlane {
         self.core.identity.cluster
     }
 
-    /// Takes a connection whose ALPN is [`ALPN_CONTROL`], from another agent.
-    pub fn accept(&self, stream: TcpStream) {
-        self.core.spawn(serve::serve(Arc::clone(&self.core), stream));
+    /// Takes a connection whose ALPN is [`ALPN_CONTROL`], from another agent. `entrance` is dropped once it has proved
+    /// who it is, or is closed.
+    pub fn accept(&self, stream: TcpStream, entrance: impl Send + 'static) {
+        self.core.spawn(serve::serve(Arc::clone(&self.core), stream, entrance));
     }
 
     /// Takes a connection whose ALPN is [`ALPN_JOIN`](crate::ALPN_JOIN), from a machine that wants to become a node.
-    pub fn accept_join(&self, stream: TcpStream) {
-        self.core.spawn(join::serve(Arc::clone(&self.core), stream));
+    /// `entrance` is dropped when it is closed.
+    pub fn accept_join(&self, stream: TcpStream, entrance: impl Send + 'static) {
+        let core = Arc::clone(&self.core);
+        self.core.spawn(async move {
+            join::serve(core, stream).await;
+            drop(entrance);
+        });
     }
 
     /// The state, each time entries were applied; some may be skipped.

@@ -32,10 +32,12 @@ const GREETING_WITHIN: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 256;
 
 /// Serves one incoming connection until it ends.
-pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream) {
+pub(crate) async fn serve(core: Arc<Core>, stream: TcpStream, entrance: impl Send) {
     let from = stream.peer_addr().map_or_else(|_| "?".into(), |address| address.to_string());
     tune(&stream);
-    match timeout(GREETING_WITHIN, greet(&core, stream)).await {
+    let greeted = timeout(GREETING_WITHIN, greet(&core, stream)).await;
+    drop(entrance);
+    match greeted {
         Ok(Ok((stream, peer, hello))) => {
             let _present = Present::enter(&core, &hello);
             core.links.heard_from(hello.raft_id);

@@ -80,8 +80,8 @@ impl Node {
                 let to = to.clone();
                 tokio::spawn(async move {
                     match alpn::peek(&stream).await {
-                        Ok(offered) if offered == [ALPN_CONTROL.to_vec()] => to.accept(stream),
-                        Ok(offered) if offered == [ALPN_JOIN.to_vec()] => to.accept_join(stream),
+                        Ok(offered) if offered == [ALPN_CONTROL.to_vec()] => to.accept(stream, ()),
+                        Ok(offered) if offered == [ALPN_JOIN.to_vec()] => to.accept_join(stream, ()),
                         _ => {}
                     }
                 });

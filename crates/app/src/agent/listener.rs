@@ -3,8 +3,10 @@
 use super::{group::Group, node::UNPOISONED};
 use std::{
     collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 use tandem_base::GroupName;
 use tandem_cluster_io::{ALPN_CONTROL, ALPN_JOIN, ControlPlane, alpn};
@@ -16,15 +18,79 @@ const ALPN_VOLUME: &[u8] = b"tandem-volume/1:";
 /// The groups of this node, shared with whoever starts them.
 pub(super) type Groups = Arc<Mutex<BTreeMap<GroupName, Arc<Group>>>>;
 
+/// Connections at once that have not said who they are, of one address and of all: each may take some seconds to say it.
+const STRANGERS_MAX: [usize; 2] = [64, 1024];
+/// Between two lines about connections that were refused.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
+
+/// How many connections of each address have not said who they are.
+type Entrances = Arc<Mutex<BTreeMap<IpAddr, usize>>>;
+
+/// A place among those who have not said who they are.
+struct Entrance {
+    entrances: Entrances,
+    address: IpAddr,
+}
+
+impl Entrance {
+    /// `None` where too many wait already.
+    fn take(entrances: &Entrances, address: IpAddr) -> Option<Self> {
+        let mut waiting = entrances.lock().expect(UNPOISONED);
+        let [of_one, of_all] = STRANGERS_MAX;
+        if waiting.values().sum::<usize>() >= of_all || waiting.get(&address).is_some_and(|count| *count >= of_one) {
+            return None;
+        }
+        *waiting.entry(address).or_default() += 1;
+        Some(Self { entrances: Arc::clone(entrances), address })
+    }
+}
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        let mut waiting = self.entrances.lock().expect(UNPOISONED);
+        if let Some(count) = waiting.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Tells of refused connections now and then: anybody can cause them, as often as he likes.
+#[derive(Default)]
+struct Refusals {
+    told: Option<Instant>,
+    more: u64,
+}
+
+impl Refusals {
+    fn tell(&mut self, peer: SocketAddr, why: &str) {
+        if self.told.is_some_and(|told| told.elapsed() < TELL_AGAIN) {
+            self.more += 1;
+            return;
+        }
+        let more = std::mem::take(&mut self.more);
+        tracing::info!(%peer, why, more, "connection refused");
+        self.told = Some(Instant::now());
+    }
+}
+
 /// Accepts for ever.
 pub(super) async fn listen(listener: TcpListener, control: ControlPlane, groups: Groups) {
+    let (entrances, refusals) = (Entrances::default(), Arc::<Mutex<Refusals>>::default());
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let (control, groups) = (control.clone(), Arc::clone(&groups));
+                let Some(entrance) = Entrance::take(&entrances, peer.ip()) else {
+                    let why = "too many connections of this address have not said who they are";
+                    refusals.lock().expect(UNPOISONED).tell(peer, why);
+                    continue;
+                };
+                let (control, groups, refusals) = (control.clone(), Arc::clone(&groups), Arc::clone(&refusals));
                 tokio::spawn(async move {
-                    if let Err(why) = route(stream, &control, &groups).await {
-                        tracing::info!(%peer, why, "connection refused");
+                    if let Err(why) = route(stream, &control, &groups, entrance).await {
+                        refusals.lock().expect(UNPOISONED).tell(peer, &why);
                     }
                 });
             }
@@ -37,15 +103,15 @@ pub(super) async fn listen(listener: TcpListener, control: ControlPlane, groups:
     }
 }
 
-async fn route(stream: TcpStream, control: &ControlPlane, groups: &Groups) -> Result<(), String> {
+async fn route(stream: TcpStream, control: &ControlPlane, groups: &Groups, entrance: Entrance) -> Result<(), String> {
     let protocols = alpn::peek(&stream).await.map_err(|error| error.to_string())?;
     for protocol in &protocols {
         if protocol == ALPN_CONTROL {
-            control.accept(stream);
+            control.accept(stream, entrance);
             return Ok(());
         }
         if protocol == ALPN_JOIN {
-            control.accept_join(stream);
+            control.accept_join(stream, entrance);
             return Ok(());
         }
         if let Some(group) = protocol.strip_prefix(ALPN_VOLUME) {

@@ -5,6 +5,7 @@
 pub(crate) mod cluster;
 pub(crate) mod lab;
 pub(crate) mod nbd;
+pub(crate) mod tls;
 
 use std::{
     path::{Path, PathBuf},

@@ -44,6 +44,8 @@ pub(crate) struct Link {
     /// Who is at the other end, once it is proved.
     pub(crate) peer: Option<NodeName>,
     pub(crate) since: Instant,
+    /// The other end's address.
+    pub(crate) from: String,
     decoder: wire::Decoder,
     waiting: VecDeque<Bytes>,
     waiting_bytes: usize,
@@ -69,8 +71,10 @@ impl Link {
         sockopt::set_tcp_keepcnt(&socket, 4)?;
         sockopt::set_tcp_user_timeout(&socket, USER_TIMEOUT_MS)?;
         tls.set_buffer_limit(Some(TLS_BUFFER));
+        let from = socket.peer_addr().map_or_else(|_| "somebody".into(), |address| address.to_string());
         Ok(Self {
             socket,
+            from,
             tls,
             called,
             peer: None,

@@ -33,8 +33,10 @@ const ENGINE_BYTES: usize = 512 << 20;
 const READ_BYTES: usize = 512 << 10;
 /// The least that is read from a socket at once.
 const READ_BYTES_MIN: usize = 64 << 10;
+/// Of these, connections that have not chosen an export; for one more the oldest is closed.
+const HANDSHAKES_MAX: usize = 64;
 /// How long a handshake may take.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(30);
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
 enum Phase {
     Handshake(Handshake),
@@ -186,6 +188,7 @@ impl Initiators {
     pub(super) fn accept(&mut self, poller: &Poller, now: Instant) {
         while self.list.len() < CONNECTIONS_MAX {
             let Ok((socket, _)) = self.listener.accept() else { break };
+            self.drop_oldest_handshake();
             let number = self.next_initiator;
             self.next_initiator += 1;
             let watching =
@@ -217,6 +220,16 @@ impl Initiators {
             self.list.insert(number, initiator);
         }
         self.listen(poller);
+    }
+
+    /// Makes room for a connection that may choose an export at once.
+    fn drop_oldest_handshake(&mut self) {
+        let handshakes = || self.list.iter().filter(|(_, initiator)| matches!(initiator.phase, Phase::Handshake(_)));
+        if handshakes().count() >= HANDSHAKES_MAX
+            && let Some(oldest) = handshakes().map(|(number, _)| *number).min()
+        {
+            self.list.remove(&oldest);
+        }
     }
 
     fn listen(&mut self, poller: &Poller) {

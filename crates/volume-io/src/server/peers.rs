@@ -16,7 +16,7 @@ use crate::{
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
-/// Connections that have not proved who they are; more are closed at once.
+/// Connections that have not proved who they are; for one more the oldest is closed.
 const UNKNOWN_MAX: usize = 16;
 /// Bytes read from a peer at once.
 const READ_BYTES: usize = 256 << 10;
@@ -76,11 +76,13 @@ impl Peers {
 
     /// The agent hands over a connection that asks for this group.
     pub(super) fn accept(&mut self, socket: OwnedFd, poller: &Poller, now: Instant) -> Option<FromServer> {
-        if self.links.values().filter(|link| link.peer.is_none()).count() >= UNKNOWN_MAX {
-            return Some(refused(
-                None,
-                "too many connections have not proved who they are; this one was closed".into(),
-            ));
+        // Who has been silent for the longest goes: a peer that comes proves itself at once.
+        let unknown = || self.links.iter().filter(|(_, link)| link.peer.is_none() && link.called.is_none());
+        if unknown().count() >= UNKNOWN_MAX
+            && let Some(oldest) =
+                unknown().min_by_key(|(number, link)| (link.since, **number)).map(|(number, _)| *number)
+        {
+            self.links.remove(&oldest);
         }
         let link = self
             .identity
@@ -203,8 +205,8 @@ impl Peers {
         let name = self.identity.peer(&link.tls)?;
         match &link.called {
             Some(called) if *called != name => Err(format!("`{called}` was called and `{name}` answered")),
-            None if self.node < name => Err(format!("`{name}` called, but it is this node that calls")),
             _ if !self.known.contains_key(&name) => Err(format!("`{name}` holds no replica of this group")),
+            None if self.node < name => Err(format!("`{name}` called, but it is this node that calls")),
             _ => Ok(name),
         }
     }
@@ -244,7 +246,7 @@ impl Peers {
                 dialer.failed(now, why.clone());
             }
         } else if link.peer.is_none() {
-            news.notes.push(refused(None, why.clone()));
+            news.notes.push(refused(None, format!("{}: {why}", link.from)));
         }
         let Some(peer) = link.peer else { return };
         if self.current.get(&peer) == Some(&number) {
