@@ -3,13 +3,9 @@
 use alloc::{format, string::String, vec::Vec};
 use tandem_base::ServiceName;
 
-use crate::{Phase, State, Subject, group::list};
+use crate::{Phase, State, group::list};
 
-/// How many past events close an explanation.
-const EVENTS_SHOWN: usize = 5;
-
-/// Where `service` runs, why, what it waits for, who could take over, and what last happened to it. Empty if the plan
-/// does not have it.
+/// Where `service` runs, why, what it waits for, and who could take over. Empty if the plan does not have it.
 #[must_use]
 pub fn explain(state: &State, service: &ServiceName) -> Vec<String> {
     let mut lines = Vec::new();
@@ -56,13 +52,5 @@ pub fn explain(state: &State, service: &ServiceName) -> Vec<String> {
     if state.paused() {
         lines.push(String::from("placement is paused: nothing new is decided"));
     }
-    let past: Vec<_> = state
-        .events()
-        .iter()
-        .rev()
-        .filter(|event| matches!(&event.subject, Subject::Service(name, _) if name == service))
-        .take(EVENTS_SHOWN)
-        .collect();
-    lines.extend(past.iter().rev().map(|event| format!("#{} {}: {}", event.index, event.what, event.why)));
     lines
 }

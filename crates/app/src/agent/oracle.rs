@@ -5,12 +5,16 @@ use crate::{
     api::{Answer, Ask, EventLine, GroupLine, NodeLine, ServiceLine, Status, VolumeLine},
     paths::Paths,
     plan_files,
+    utc::Utc,
 };
 use std::sync::Arc;
 use tandem_base::{GroupName, NodeName, ServiceName};
-use tandem_cluster::{Command, Event, Outcome, Phase, State, Subject, explain};
+use tandem_cluster::{Command, Event, Outcome, Phase, Refusal, State, Subject, Topology, explain};
 use tandem_cluster_io::{ControlPlane, Lease, clock};
 use tokio::sync::watch;
+
+/// How many past events close an explanation.
+const EVENTS_EXPLAINED: usize = 5;
 
 /// What the agent knows.
 pub(super) struct Agent {
@@ -112,16 +116,41 @@ impl Agent {
             Ok(Outcome::Done) => {
                 Answer::Done { what: format!("{service} moves to {to}; `tandem explain {service}` follows it") }
             }
-            Ok(Outcome::Refused(refusal)) => refused(refusal.to_string(), refusal.hint()),
+            Ok(Outcome::Refused(refusal)) => {
+                let known = match &refusal {
+                    Refusal::UnknownService(_) => {
+                        Some(self.known(|topology| topology.services.keys().map(ToString::to_string).collect()))
+                    }
+                    Refusal::UnknownNode(_) => {
+                        Some(self.known(|topology| topology.nodes.keys().map(ToString::to_string).collect()))
+                    }
+                    _ => None,
+                };
+                refused(refusal.to_string(), known.as_deref().or(refusal.hint()))
+            }
             Err(error) => refused(error.to_string(), Some("`tandem status` shows which nodes are live")),
         }
+    }
+
+    /// The names that there are, for somebody who wrote another one.
+    fn known(&self, names: impl FnOnce(&Topology) -> Vec<String>) -> String {
+        format!("it has {}", names(self.control.watch().borrow().state.topology()).join(", "))
     }
 
     fn explain(&self, service: &str) -> Answer {
         let applied = Arc::clone(&self.control.watch().borrow());
         let known = applied.state.topology().services.keys().find(|name| name.as_str() == service);
         match known {
-            Some(name) => Answer::Explain { lines: explain(&applied.state, name) },
+            Some(name) => {
+                let mut lines = explain(&applied.state, name);
+                let events = self.events(Some(service), None);
+                let last = &events[events.len().saturating_sub(EVENTS_EXPLAINED)..];
+                lines.extend(last.iter().map(|event| {
+                    let what = event.what.strip_prefix(&format!("service {service}: ")).unwrap_or(&event.what);
+                    format!("{} {what}: {}", Utc(event.at_ms), event.why)
+                }));
+                Answer::Explain { lines }
+            }
             None => {
                 let names: Vec<_> = applied.state.topology().services.keys().map(ServiceName::as_str).collect();
                 refused(format!("the plan has no service `{service}`; it has {}", names.join(", ")), None)

@@ -45,7 +45,9 @@ pub(super) fn run(paths: &Paths, command: Command) -> Result<ExitCode, Failure> 
             }
         }
         Command::InjectDiskFault { group, errno } => {
-            ask(&socket, &Ask::InjectDiskFault { group, errno })?;
+            if let Answer::Done { what } = ask(&socket, &Ask::InjectDiskFault { group, errno })? {
+                println!("{what}");
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
