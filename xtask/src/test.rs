@@ -54,10 +54,10 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     if !options.no_lab {
         // The release build is what a newcomer runs; both examples are played on it.
         let rehearse = ["run", "--quiet", "--release", "--package", "tandem", "--", "rehearse"];
-        tally.check("rehearsal: duo", cargo(&rehearse).arg("examples/duo"));
-        // The two that a database feels most; the others take minutes each and are played by hand.
-        let postgres = ["examples/postgres", "--scenario", "switchover", "--scenario", "site-loss"];
-        tally.check("rehearsal: postgres", cargo(&rehearse).args(postgres));
+        for example in ["duo", "postgres"] {
+            let plan = format!("examples/{example}");
+            tally.check(&format!("rehearsal: {example}"), cargo(&rehearse).arg(plan));
+        }
     }
     tally.close();
     if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
