@@ -85,6 +85,10 @@ enum Line {
     Error {
         error: String,
     },
+    Lost {
+        number: u64,
+        last: u64,
+    },
     Verified {
         missing: Vec<u64>,
         #[serde(default)]
@@ -101,6 +105,31 @@ struct Heard {
     acks: Vec<Ack>,
     /// The latest failed try, until a try succeeds.
     error: Option<String>,
+    /// The service does not have what it acknowledged.
+    lost: Option<String>,
+}
+
+impl Heard {
+    /// Takes a line of the client.
+    fn take(&mut self, line: &str) {
+        match serde_json::from_str(line) {
+            Ok(Line::Acked { at_ns, number }) => {
+                self.acks.push(Ack { at_ns, number });
+                self.error = None;
+            }
+            Ok(Line::Error { error }) => self.error = Some(error),
+            Ok(Line::Lost { number, last }) => {
+                let acknowledged = number.saturating_sub(1);
+                let lost = format!(
+                    "an acknowledged write is lost: record {acknowledged} was acknowledged, and the service ends at {last}"
+                );
+                self.error = Some(lost.clone());
+                self.lost = Some(lost);
+            }
+            Ok(Line::Verified { .. } | Line::Other) => {}
+            Err(cause) => tracing::warn!(line, %cause, "the client said something odd"),
+        }
+    }
 }
 
 /// A client that writes.
@@ -140,16 +169,7 @@ impl Client {
             .spawn(move || {
                 for line in BufReader::new(stdout).lines() {
                     let Ok(line) = line else { return };
-                    let mut heard = hearing.lock().unwrap_or_else(PoisonError::into_inner);
-                    match serde_json::from_str(&line) {
-                        Ok(Line::Acked { at_ns, number }) => {
-                            heard.acks.push(Ack { at_ns, number });
-                            heard.error = None;
-                        }
-                        Ok(Line::Error { error }) => heard.error = Some(error),
-                        Ok(_) => {}
-                        Err(cause) => tracing::warn!(line, %cause, "the client said something odd"),
-                    }
+                    hearing.lock().unwrap_or_else(PoisonError::into_inner).take(&line);
                 }
             })
             .doing("start a thread")?;
@@ -191,8 +211,8 @@ impl Client {
         seen >= count && later.saturating_sub(since_ns) <= gap
     }
 
-    /// Stops writing; returns every acknowledgement.
-    pub(crate) fn stop(mut self) -> Result<Vec<Ack>, LabError> {
+    /// Stops writing; returns every acknowledgement, and what the service said it does not have, if it said so.
+    pub(crate) fn stop(mut self) -> Result<(Vec<Ack>, Option<String>), LabError> {
         if let Some(mut stdin) = self.stdin.take() {
             // It ends at the end of its input, too, and may have ended already.
             let _ = stdin.write_all(b"stop\n");
@@ -201,7 +221,8 @@ impl Client {
         if let Some(listener) = self.listener.take() {
             let _ = listener.join();
         }
-        Ok(self.acks())
+        let lost = self.heard().lost.take();
+        Ok((self.acks(), lost))
     }
 
     /// Asks the service whether it holds every number of `acks`.
@@ -240,5 +261,29 @@ impl Drop for Client {
         // Only of a scenario that was given up; a stopped client has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_write_is_not_overheard() {
+        let mut heard = Heard::default();
+        for line in [
+            r#"{"event":"started","at_ns":1,"number":1}"#,
+            r#"{"event":"acked","at_ns":2,"number":1,"latency_us":5}"#,
+            r#"{"event":"error","at_ns":3,"number":2,"error":"no answer"}"#,
+            r#"{"event":"acked","at_ns":4,"number":2,"latency_us":5}"#,
+            "noise",
+        ] {
+            heard.take(line);
+        }
+        assert_eq!((heard.acks.len(), &heard.error, &heard.lost), (2, &None, &None));
+        heard.take(r#"{"event":"lost","at_ns":5,"number":3,"last":1}"#);
+        let lost = heard.lost.expect("it was said");
+        assert!(lost.contains("record 2 was acknowledged") && lost.contains("ends at 1"), "{lost}");
+        assert_eq!(heard.error, Some(lost), "whoever waits for the client hears why it writes no more");
     }
 }

@@ -202,7 +202,12 @@ impl<'a> Stage<'a> {
         self.loads.clear();
         let mut acks = Vec::new();
         for client in self.clients.drain(..) {
-            acks.push((client.target().clone(), client.stop()?));
+            let target = client.target().clone();
+            let (seen, lost) = client.stop()?;
+            if let Some(lost) = lost {
+                self.failures.push(format!("service {}: {lost}", target.service));
+            }
+            acks.push((target, seen));
         }
         Ok(Seen { acks, fault_ns: self.fault_ns.unwrap_or(end_ns), end_ns })
     }
