@@ -43,7 +43,6 @@ pub(crate) fn ensure(packages: &[Package]) -> Result<(), String> {
         return Err(format!("these packages are missing; install them and try again:\n  sudo apt-get install {names}"));
     }
     eprintln!("installing {names}");
-    // A cluster that the package starts by itself would only be in the way of the tests' own.
     let apt = |args: &[&str]| {
         Command::new("apt-get")
             .args(args)
