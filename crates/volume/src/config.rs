@@ -49,8 +49,13 @@ pub struct ReplicaConfig {
     pub proposal_retry: Duration,
     /// How long a connection may be idle before a ping.
     pub heartbeat: Duration,
-    /// Chunks of a resync, or pieces of a takeover, that are worked on at once.
+    /// Chunks of a resync that are compared at once.
     pub resync_window: usize,
+    /// Bytes that a resync lets be on their way to a joiner before it begins another chunk: what the initiator's writes
+    /// wait behind. It takes a round trip to fill them again, so a line carries at most this much in one.
+    pub resync_ahead: u64,
+    /// Pieces that a takeover copies at once.
+    pub takeover_window: usize,
     /// Bytes that may be on their way to a joiner before its resync is given up and begun again.
     pub joiner_backlog_max: u64,
     /// Mistakes to make; none unless the simulator wants to be tested.
@@ -79,7 +84,9 @@ impl ReplicaConfig {
             stall_timeout: Duration::from_secs(10),
             proposal_retry: Duration::from_millis(200),
             heartbeat: Duration::from_millis(250),
-            resync_window: 16,
+            resync_window: 64,
+            resync_ahead: 2 << 20,
+            takeover_window: 16,
             joiner_backlog_max: 64 << 20,
             mutations: Mutations::NONE,
         }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tandem_base::{Change, Epoch, Instant, OpenId};
 
 use crate::{
-    DiskOpId, DiskOutcome, Event, Message, Output, Replica, VolumeIndex,
+    DiskOpId, DiskOutcome, Event, Message, Output, Replica, ReplicaConfig, VolumeIndex,
     disk::Job,
     message::{BLOCK, CHUNK, Span},
     secondary::hashes,
@@ -33,6 +33,8 @@ pub(crate) struct Resync {
     /// Where the next chunk begins; `None` when all were begun.
     cursor: Option<(usize, u64)>,
     chunks: BTreeMap<u64, Chunk>,
+    /// The chunk that was compared last differed: the next ones may, too.
+    differs: bool,
     /// Bytes on their way to the joiner.
     pub(crate) backlog: u64,
     /// A reply needs the joiner's acknowledgement.
@@ -71,6 +73,17 @@ impl Resync {
 
     pub(crate) fn progress(&self) -> ResyncProgress {
         ResyncProgress { joining: self.state != State::Comparing, ..self.progress }
+    }
+
+    /// Whether another chunk may be begun: as many at once as make a round trip worth its while, and no more data than
+    /// the initiator's writes can wait behind. One chunk at a time goes on under any load that the joiner can follow.
+    fn may_begin(&self, config: &ReplicaConfig) -> bool {
+        if self.chunks.is_empty() {
+            return self.backlog <= config.joiner_backlog_max / 2;
+        }
+        let each = if self.differs { CHUNK } else { CHUNK / 16 };
+        let expected = self.backlog + each * (self.chunks.len() as u64 + 1);
+        self.chunks.len() < config.resync_window && expected <= config.resync_ahead
     }
 
     /// The next chunk's range.
@@ -115,6 +128,7 @@ impl Replica {
             open,
             cursor: Some((0, 0)),
             chunks: BTreeMap::new(),
+            differs: true,
             backlog: 0,
             required: false,
             state: State::Comparing,
@@ -138,9 +152,8 @@ impl Replica {
     }
 
     fn advance_joiner(&mut self, peer: usize) {
-        let overflown = |resync: &Resync, config: &crate::ReplicaConfig| {
-            !resync.required && resync.backlog > config.joiner_backlog_max
-        };
+        let overflown =
+            |resync: &Resync, config: &ReplicaConfig| !resync.required && resync.backlog > config.joiner_backlog_max;
         if self.peers[peer].resync.as_ref().is_some_and(|resync| overflown(resync, &self.config)) {
             self.stall_resync(peer);
             return;
@@ -200,7 +213,7 @@ impl Replica {
         let config = &self.config;
         loop {
             let (Some(primary), Some(resync)) = (&self.primary, &mut self.peers[peer].resync) else { return };
-            if resync.chunks.len() >= config.resync_window.max(1) || resync.backlog > config.joiner_backlog_max / 2 {
+            if !resync.may_begin(config) {
                 return;
             }
             let Some(span) = resync.next_span(|volume| config.volumes.get(volume).map(|volume| volume.size)) else {
@@ -262,6 +275,7 @@ impl Replica {
         };
         resync.progress.compared += span.length;
         let differs: Vec<bool> = hashes(&data).iter().zip(&theirs).map(|(ours, theirs)| ours != theirs).collect();
+        resync.differs = differs.contains(&true);
         for (block, _) in differs.iter().enumerate().filter(|(_, differs)| **differs) {
             let start = block as u64 * BLOCK;
             let end = (start + BLOCK).min(span.length).min(data.len() as u64);

@@ -134,7 +134,7 @@ impl Replica {
         }
         let undone = primary.entries.iter().filter(|entry| !entry.done).count();
         let Phase::Copying { pieces, reading } = &mut takeover.phase else { return };
-        while *reading + undone < self.config.resync_window.max(1)
+        while *reading + undone < self.config.takeover_window.max(1)
             && let Some(mut rest) = pieces.pop_front()
         {
             let piece = Span { length: rest.length.min(CHUNK), ..rest };
