@@ -35,6 +35,8 @@ const SLOW_FOR: Duration = Duration::from_secs(1);
 pub(crate) struct Disk {
     shared: Arc<Shared>,
     pool: Pool,
+    /// Operations that the pool has.
+    pooled: usize,
     slow_until: Option<Instant>,
 }
 
@@ -47,7 +49,7 @@ impl Disk {
     pub(crate) fn new(shared: Shared) -> std::io::Result<Self> {
         let shared = Arc::new(shared);
         let pool = Pool::new(Arc::clone(&shared))?;
-        Ok(Self { shared, pool, slow_until: None })
+        Ok(Self { shared, pool, pooled: 0, slow_until: None })
     }
 
     /// Carries `op` out, now or on the pool; `Some` is the end of an operation that ran now.
@@ -68,6 +70,7 @@ impl Disk {
             }
             _ => {}
         }
+        self.pooled += 1;
         self.pool.push(op);
         None
     }
@@ -99,8 +102,15 @@ impl Disk {
     }
 
     /// The operations that ended on the pool since the last call.
-    pub(crate) fn take_ended(&self) -> VecDeque<(DiskOpId, DiskOutcome)> {
-        self.pool.take_ended()
+    pub(crate) fn take_ended(&mut self) -> VecDeque<(DiskOpId, DiskOutcome)> {
+        let ended = self.pool.take_ended();
+        self.pooled -= ended.len();
+        ended
+    }
+
+    /// Whether no operation is under way, none of which the end was not taken.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pooled == 0
     }
 
     /// What the images are, for block status.

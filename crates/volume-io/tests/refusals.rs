@@ -7,7 +7,10 @@ use std::{
     process::{Command, Stdio},
     time::Instant,
 };
-use tandem_volume_io::{control::FromServer, server::Ack};
+use tandem_volume_io::{
+    control::{FromServer, ToServer},
+    server::Ack,
+};
 use world::{PATIENCE, VOLUME, World, program};
 
 /// Starts a server that must refuse; what it says on the control socket and on stderr.
@@ -102,6 +105,30 @@ fn one_bad_copy_of_the_superblock_is_repaired() {
         tandem_volume::superblock::decode(&bytes[copy * 4096..][..4096])
             .unwrap_or_else(|error| panic!("{copy}: {error}"));
     }
+}
+
+#[test]
+fn a_run_that_ends_in_order_says_so_and_a_killed_one_does_not() {
+    let world = World::prepare(&["a"], Ack::Memory);
+    let path = world.node("a").config.directory.join("superblock");
+    let clean = || {
+        let bytes = std::fs::read(&path).unwrap();
+        let copies = bytes.chunks(4096).map(|copy| tandem_volume::superblock::decode(copy).unwrap());
+        copies.map(|superblock| superblock.clean).collect::<Vec<_>>()
+    };
+    let opened = || world.log("a").iter().any(|m| matches!(m, FromServer::Opened { .. }));
+    world.spawn("a");
+    world.wait("the server to open", opened);
+    assert_eq!(clean(), [false; 4]);
+    world.send("a", ToServer::Stop);
+    let mut child = world.node("a").child.lock().unwrap().take().unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(clean(), [true; 4]);
+    world.spawn("a");
+    world.wait("the server to open again", opened);
+    assert_eq!(clean(), [false; 4], "a run that goes on is not clean");
+    world.kill("a");
+    assert_eq!(clean(), [false; 4]);
 }
 
 #[test]

@@ -45,13 +45,15 @@ impl Shared {
         }
     }
 
-    /// Makes every image durable, at the end of the server.
+    /// Makes every image durable, at the end of the server; where nothing is under way any more, the superblock says
+    /// that the run ended clean.
     ///
     /// # Errors
     ///
-    /// Those of fdatasync(2), or the injected one.
-    pub(crate) fn sync(&self) -> Result<(), Errno> {
-        self.images.iter().try_for_each(|image| self.injected().and_then(|()| fdatasync(&image.file)))
+    /// Those of fdatasync(2) and of the superblock's store, or the injected one.
+    pub(crate) fn close(&self, idle: bool) -> Result<(), Errno> {
+        self.images.iter().try_for_each(|image| self.injected().and_then(|()| fdatasync(&image.file)))?;
+        if idle && !self.broken.load(Ordering::SeqCst) { self.superblock.close() } else { Ok(()) }
     }
 
     /// The extents of a range: `(length, is_hole)` in order, at most `count`, covering at least one byte.

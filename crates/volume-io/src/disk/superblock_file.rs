@@ -6,7 +6,7 @@ use std::{
     io::{self, IoSlice, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 use tandem_volume::{
     Superblock,
@@ -19,13 +19,23 @@ use tandem_volume::{
 /// leaves all copies but one whole. The very first store writes a new file beside and renames it.
 pub(crate) struct SuperblockFile {
     path: PathBuf,
-    /// `None` before the first store; the lock also keeps stores one after the other.
-    file: Mutex<Option<File>>,
+    /// The lock also keeps stores one after the other.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// `None` before the first store.
+    file: Option<File>,
+    /// What this run stored last.
+    last: Option<Superblock>,
+    /// The run has ended in order: nothing is stored any more.
+    closed: bool,
 }
 
 impl SuperblockFile {
     pub(super) fn new(path: PathBuf, file: Option<File>) -> Self {
-        Self { path, file: Mutex::new(file) }
+        Self { path, state: Mutex::new(State { file, ..State::default() }) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -49,8 +59,8 @@ impl SuperblockFile {
 
     /// Writes the copies that `which` names again.
     pub(super) fn repair(&self, superblock: &Superblock, which: [bool; COPIES]) -> Result<(), Errno> {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let file = file.as_ref().ok_or(Errno::NOENT)?;
+        let state = self.state();
+        let file = state.file.as_ref().ok_or(Errno::NOENT)?;
         let block = encode(superblock);
         which
             .iter()
@@ -61,10 +71,33 @@ impl SuperblockFile {
 
     /// Makes a majority of the copies hold `superblock`, durably.
     pub(super) fn store(&self, superblock: &Superblock) -> Result<(), Errno> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
+        if state.closed {
+            return Err(Errno::SHUTDOWN);
+        }
+        self.write(&mut state, superblock)?;
+        state.last = Some(superblock.clone());
+        Ok(())
+    }
+
+    /// The run ends in order, and everything of it is durable: says so, and stores nothing any more. A run whose disk
+    /// failed says nothing.
+    pub(crate) fn close(&self) -> Result<(), Errno> {
+        let mut state = self.state();
+        state.closed = true;
+        let Some(last) = state.last.take().filter(|last| !last.failed) else { return Ok(()) };
+        let clean = Superblock { clean: true, sequence: last.sequence + 1, ..last };
+        self.write(&mut state, &clean)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, state: &mut State, superblock: &Superblock) -> Result<(), Errno> {
         let block = encode(superblock);
-        let Some(existing) = file.as_ref() else {
-            *file = Some(
+        let Some(existing) = state.file.as_ref() else {
+            state.file = Some(
                 create(&self.path, &block)
                     .map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?,
             );

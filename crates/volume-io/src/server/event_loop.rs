@@ -27,6 +27,8 @@ use crate::{
 const DISK_BYTES_MAX: usize = 256 << 20;
 /// How long the loop waits for the pool when too much is queued there.
 const DISK_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+/// How long operations of the disk may take to end when the server ends.
+const DISK_ENDS_WITHIN: Duration = Duration::from_secs(1);
 /// How long the initiators may take to read the last answers.
 const FAREWELL_MAX: Duration = Duration::from_millis(500);
 
@@ -126,10 +128,21 @@ impl<'a> EventLoop<'a> {
             self.settle();
         }
         self.end_attachments();
-        if let Err(error) = self.disk.shared().sync() {
+        self.close_disk();
+        Ok(())
+    }
+
+    /// What was begun ends, everything is made durable, and the superblock says so.
+    fn close_disk(&mut self) {
+        let deadline = boottime() + DISK_ENDS_WITHIN;
+        while !self.disk.is_idle() && boottime() < deadline {
+            self.disk.wait(DISK_PAUSE);
+            // Nobody is answered any more.
+            let _ = self.disk.take_ended();
+        }
+        if let Err(error) = self.disk.shared().close(self.disk.is_idle()) {
             tracing::warn!(%error, "the images could not be made durable at the end");
         }
-        Ok(())
     }
 
     /// The promotion ends with this run: its attachments hear so now, instead of waiting for a server that can only tell
