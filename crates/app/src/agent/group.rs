@@ -79,6 +79,8 @@ pub(super) struct Group {
     pub(super) ended: watch::Receiver<Option<(Epoch, String)>>,
     /// Why the server does not run.
     pub(super) down: watch::Receiver<Option<String>>,
+    /// What the disk refused, while the server runs on: it is the last that has everything.
+    pub(super) ailing: watch::Receiver<Option<String>>,
     requests: mpsc::UnboundedSender<Request>,
 }
 
@@ -115,6 +117,7 @@ impl Group {
         let (serving_set, serving) = watch::channel(None);
         let (ended_set, ended) = watch::channel(None);
         let (down_set, down) = watch::channel(None);
+        let (ailing_set, ailing) = watch::channel(None);
         let (requests, incoming) = mpsc::unbounded_channel();
         let keeper = Keeper {
             run_dir: paths.volume_run(&config.group),
@@ -124,6 +127,7 @@ impl Group {
             serving: serving_set,
             ended: ended_set,
             down: down_set,
+            ailing: ailing_set,
             requests: incoming,
             child: None,
             dying: None,
@@ -136,7 +140,7 @@ impl Group {
             asked: BTreeMap::new(),
         };
         tokio::spawn(keeper.run());
-        Self { orders, serving, ended, down, requests }
+        Self { orders, serving, ended, down, ailing, requests }
     }
 
     /// What the volume server says of itself; `None` while it does not answer.
@@ -172,6 +176,7 @@ struct Keeper {
     serving: watch::Sender<Option<Serving>>,
     ended: watch::Sender<Option<(Epoch, String)>>,
     down: watch::Sender<Option<String>>,
+    ailing: watch::Sender<Option<String>>,
     requests: mpsc::UnboundedReceiver<Request>,
     /// The server, if this run of the agent started it.
     child: Option<Child>,
@@ -246,6 +251,7 @@ impl Keeper {
         }
         let ran = self.opened.take();
         if let Some(why) = self.disk_failed.take() {
+            self.ailing.send_replace(None);
             let ended = format!("its disk failed: {why}");
             if let Some((open, since)) = ran {
                 self.over(open, ended.clone());
@@ -502,7 +508,9 @@ impl Keeper {
 
     fn heard(&mut self, message: FromServer) {
         if let FromServer::Note { kind: NoteKind::DiskFailed, text, .. } = &message {
-            self.disk_failed = Some(text.clone());
+            // The first says what happened; later ones, what follows from it.
+            self.disk_failed.get_or_insert_with(|| text.clone());
+            self.ailing.send_replace(self.disk_failed.clone());
         }
         let group = &self.config.group;
         match message {
@@ -528,6 +536,7 @@ impl Keeper {
             FromServer::Status { id: OWN_QUESTION, status } => {
                 if status.role == ServerRole::Failed && self.disk_failed.is_none() {
                     self.disk_failed = status.disk_error;
+                    self.ailing.send_replace(self.disk_failed.clone());
                 }
             }
             FromServer::Status { id, status } => {

@@ -86,6 +86,16 @@ impl Agent {
             degraded: Vec::new(),
         };
         status.degraded = degraded(&status, state);
+        for (name, group) in self.groups.lock().expect(UNPOISONED).iter() {
+            // A replica that does not run is told of by the log.
+            if let Some(why) = group.ailing.borrow().as_ref().filter(|_| group.down.borrow().is_none()) {
+                let node = &self.node;
+                let last = format!(
+                    "group {name}: the disk under the last copy, on {node}, fails: {why}; whoever uses it gets the errors"
+                );
+                status.degraded.insert(0, last);
+            }
+        }
         status
     }
 
@@ -249,6 +259,13 @@ fn ended<'a>(state: &'a State, group: &str, node: &str) -> Option<&'a str> {
     state.replica_ended(&GroupName::new(group).ok()?, &NodeName::new(node).ok()?)
 }
 
+/// Whether the replica on `node` runs, so that a primary can bring it in sync.
+fn follows(state: &State, group: &str, node: &str) -> bool {
+    let (Ok(group), Ok(node)) = (GroupName::new(group), NodeName::new(node)) else { return false };
+    let Some(register) = state.group(&group).filter(|register| register.config.primary.is_some()) else { return false };
+    register.registered(&node).is_some_and(|open| state.replica_live(&group, &node, open))
+}
+
 /// What a person should know, a sentence each, the worst first.
 fn degraded(status: &Status, state: &State) -> Vec<String> {
     let mut sentences = Vec::new();
@@ -265,6 +282,9 @@ fn degraded(status: &Status, state: &State) -> Vec<String> {
             .filter(|node| !group.in_sync.contains(node))
             .map(|node| match ended(state, &group.name, node) {
                 Some(why) => format!("{node} is out of sync: {why}"),
+                None if follows(state, &group.name, node) => {
+                    format!("{node} is out of sync, and is being brought in sync")
+                }
                 None => format!("{node} is out of sync"),
             })
             .collect();

@@ -14,6 +14,14 @@ fn content(number: u64, turn: u8) -> Vec<u8> {
     (0..PIECE).map(|at| (number as u8).wrapping_mul(31).wrapping_add(turn).wrapping_add((at >> 8) as u8)).collect()
 }
 
+/// After an error nothing can be made durable any more: a page that did not reach the disk may look clean.
+fn write_all_but_the_flush(nbd: &mut Nbd, turn: u8) {
+    for number in 0..SIZE / PIECE as u64 {
+        nbd.write(number * PIECE as u64, &content(number, turn)).expect("the volume goes on");
+    }
+    nbd.flush().expect_err("it must not be believed");
+}
+
 fn write_all(nbd: &mut Nbd, turn: u8) {
     for number in 0..SIZE / PIECE as u64 {
         nbd.write(number * PIECE as u64, &content(number, turn)).expect("the volume goes on");
@@ -87,6 +95,31 @@ fn a_primary_whose_disk_fails_hands_over() {
     cluster.a1.says(&["move", "disk", "--to", "a1"]);
     cluster.wait_served_on("a1");
     expect_all(&mut cluster.a1.initiator(), 2);
+}
+
+#[test]
+fn the_last_copy_stays_and_its_errors_are_told() {
+    let mut cluster = Cluster::up(|_| ());
+    let mut nbd = cluster.a1.initiator();
+    write_all(&mut nbd, 1);
+    cluster.b1.power_off();
+    cluster.wait_status(&cluster.a1, "group disk has a single copy, on a1");
+    cluster.a1.says(&["volume", "inject-disk-fault", "disk", "--errno", "28"]);
+    let error = nbd.write(0, &content(0, 2)).expect_err("there is nobody else to go to");
+    assert!(matches!(error.raw_os_error(), Some(5 | 28)), "{error:?}");
+    cluster.wait_status(&cluster.a1, "group disk: the disk under the last copy, on a1, fails: ");
+    let status = cluster.a1.says(&["status"]);
+    assert!(
+        status.contains("No space left on device") && status.contains("whoever uses it gets the errors"),
+        "{status}"
+    );
+    cluster.a1.says(&["volume", "inject-disk-fault", "disk", "--errno", "0"]);
+    write_all_but_the_flush(&mut nbd, 3);
+    // As soon as there is another copy, the service leaves the disk that nobody trusts, and that one is made anew.
+    cluster.b1.start_lab_agent();
+    cluster.wait_served_on("b1");
+    cluster.wait_well();
+    expect_all(&mut cluster.b1.initiator(), 3);
 }
 
 /// A file system of its own under `name`'s replica, with less room than the volume needs.
