@@ -107,6 +107,9 @@ const PROBE_AGAIN: Duration = Duration::from_secs(5);
 const DISK_GOOD_AFTER: Duration = Duration::from_secs(600);
 /// How long a server whose disk failed may take to end; then it is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
+/// Looks in a row at which a primary's server had not answered: then its disk hangs, and another replica goes on. Counted
+/// while this agent runs, so that a machine that was stopped as a whole is not taken for it.
+const SILENT_LOOKS: u32 = 10;
 /// Connections that were refused are counted together for so long in the cluster's journal: anybody can cause them.
 const STRANGERS_AGAIN: Duration = Duration::from_secs(60);
 
@@ -135,6 +138,7 @@ impl Group {
             over: None,
             disk_failed: None,
             disk_again: DISK_AGAIN[0],
+            unanswered: 0,
             probe: DiskProbe::default(),
             strangers: Strangers::default(),
             asked: BTreeMap::new(),
@@ -190,6 +194,8 @@ struct Keeper {
     disk_failed: Option<String>,
     /// How long the next rest after a failed disk is.
     disk_again: Duration,
+    /// Looks since the server last answered the agent's own question.
+    unanswered: u32,
     probe: DiskProbe,
     strangers: Strangers,
     asked: BTreeMap<u64, oneshot::Sender<Status>>,
@@ -373,6 +379,13 @@ impl Keeper {
         self.disk_failed.is_some() && (!last || self.opened.is_none())
     }
 
+    /// Whether this node's replica is primary and another one could go on.
+    fn may_hand_over(&self) -> bool {
+        let orders = self.orders.borrow();
+        let config = &orders.config;
+        config.primary.as_ref().is_some_and(|primary| primary.node == self.config.node) && config.in_sync.len() > 1
+    }
+
     /// Ends a server that does not end by itself: from then on it answers nobody.
     fn kill(&mut self, client: &Client) {
         let pidfd = client.server().and_then(Pid::from_raw).and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK).ok());
@@ -407,6 +420,7 @@ impl Keeper {
         let mut register = tokio::time::interval(REGISTER_AGAIN);
         register.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stopping = None;
+        self.unanswered = 0;
         // What an earlier agent was told of the disk is asked for again.
         let mut greeting = vec![ToServer::StatusRequest { id: OWN_QUESTION }];
         if self.probe.pretend != 0 {
@@ -454,6 +468,17 @@ impl Keeper {
                 _ = register.tick() => {
                     self.register(opened.as_ref());
                     self.close();
+                    self.unanswered += 1;
+                    if client.send(ToServer::StatusRequest { id: OWN_QUESTION }).is_err() { return }
+                    if self.unanswered > SILENT_LOOKS && self.disk_failed.is_none() && self.may_hand_over() {
+                        let silent = REGISTER_AGAIN * SILENT_LOOKS;
+                        let why = format!("it hangs: the volume server has not answered for {} s", silent.as_secs());
+                        self.proposer.note(format!("group {}: disk failed", self.config.group), why.clone());
+                        self.disk_failed = Some(why);
+                        self.kill(client);
+                        sleep(LOOK_AGAIN).await;
+                        return;
+                    }
                 }
                 () = too_late => {
                     self.kill(client);
@@ -534,6 +559,7 @@ impl Keeper {
             }
             FromServer::Note { kind, node, text } => self.note(kind, node, text),
             FromServer::Status { id: OWN_QUESTION, status } => {
+                self.unanswered = 0;
                 if status.role == ServerRole::Failed && self.disk_failed.is_none() {
                     self.disk_failed = status.disk_error;
                     self.ailing.send_replace(self.disk_failed.clone());

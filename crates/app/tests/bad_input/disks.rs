@@ -98,6 +98,21 @@ fn a_primary_whose_disk_fails_hands_over() {
 }
 
 #[test]
+fn a_primary_whose_disk_hangs_is_ended() {
+    let cluster = Cluster::up(|_| ());
+    let mut nbd = cluster.a1.initiator();
+    write_all(&mut nbd, 1);
+    // A process that waits for a device that never answers does nothing at all; neither does a stopped one.
+    let server = cluster.a1.volume_server();
+    rustix::process::kill_process(server, rustix::process::Signal::STOP).expect("it is ours");
+    cluster.wait_served_on("b1");
+    let status = cluster.w1.says(&["status"]);
+    assert!(status.contains("its disk failed: it hangs: the volume server has not answered for 5 s"), "{status}");
+    expect_all(&mut cluster.b1.initiator(), 1);
+    cluster.wait_well();
+}
+
+#[test]
 fn the_last_copy_stays_and_its_errors_are_told() {
     let mut cluster = Cluster::up(|_| ());
     let mut nbd = cluster.a1.initiator();

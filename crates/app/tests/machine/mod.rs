@@ -142,6 +142,17 @@ impl Machine {
 }
 
 impl Machine {
+    /// The process of its volume server.
+    pub(crate) fn volume_server(&self) -> rustix::process::Pid {
+        let ours = format!("volume-server\0{}/", self.folder.display());
+        let found = std::fs::read_dir("/proc").into_iter().flatten().flatten().find_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+            String::from_utf8_lossy(&command).contains(&ours).then_some(pid)
+        });
+        found.and_then(rustix::process::Pid::from_raw).expect("it runs")
+    }
+
     /// Ends everything that runs here, at once.
     pub(crate) fn power_off(&mut self) {
         self.kill_agent();
