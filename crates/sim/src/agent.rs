@@ -114,11 +114,11 @@ pub(crate) struct Agent {
     pub applied: usize,
     snapshot: (usize, State),
     apply_due: bool,
-    established: bool,
+    pub established: bool,
     raft_timer: Time,
     timer: Time,
     holder: Option<lease::Holder>,
-    table: leader::SessionTable,
+    pub table: leader::SessionTable,
     pub lifecycle: Option<service::Lifecycle>,
     questions: BTreeMap<u64, Question>,
     appended: Vec<Appended>,
@@ -261,7 +261,7 @@ impl World {
 
     /// Sends a control message; it may be lost.
     fn send(&mut self, from: usize, to: usize, message: Control) {
-        for delay in self.network.datagram(from, to, &mut self.rng).into_iter().flatten() {
+        for delay in self.network.datagram(self.now, from, to, &mut self.rng).into_iter().flatten() {
             self.after(delay, Event::Control { to, from, message: message.clone() });
         }
     }
@@ -436,7 +436,8 @@ impl World {
         if !agent.apply_due && agent.applied < agent.member.commit() {
             agent.apply_due = true;
             let run = agent.run;
-            let delay = if self.rng.chance(1, 10) { self.rng.below(100 * MS) } else { self.rng.below(3 * MS) };
+            let late = self.rng.chance(self.habit.late, 10);
+            let delay = self.rng.below(if late { 100 * MS } else { 3 * MS });
             self.after(delay, Event::Apply { node: n, run });
         }
     }
@@ -640,12 +641,16 @@ impl World {
             }
             leader::Output::Answer { node, session: _, renewal, answer } => {
                 let Some(origin) = self.index_of(&node) else { return };
+                if !matches!(answer, leader::Answer::Granted { .. }) {
+                    note!(self, "{} answers {node}'s renewal {renewal}: {answer:?}", self.nodes[n].name);
+                }
                 if let Some((run, id, via)) = self.nodes[n].agent.routes.remove(&(origin, renewal)) {
                     self.answer(n, origin, run, id, via, Said::Renewal(answer));
                 }
             }
             leader::Output::AppendExpiry { node, session, why } => {
                 let by = self.nodes[n].name.clone();
+                note!(self, "{by} appends the expiry of {node}'s session {session}");
                 let command = Command::ExpireSession { node, session, why };
                 let entry = Entry { at_ms: now / MS, by, id: self.rng.next_u64(), command };
                 self.nodes[n].agent.member.propose(now, Rc::new(entry));
@@ -921,6 +926,7 @@ impl World {
 
     fn step_start(&mut self, n: usize, step: Step) -> Result<(), Violation> {
         note!(self, "{}: start {step}", self.nodes[n].name);
+        self.nodes[n].steps.remove(&step);
         match step {
             Step::Attach => {
                 self.nodes[n].agent.attach_wanted = true;
@@ -931,9 +937,8 @@ impl World {
             Step::Process if !self.nodes[n].service => self.service_acts(n)?,
             _ => {}
         }
-        let run = self.nodes[n].agent.run;
         let delay = self.rng.between(1, 50) * MS;
-        self.after(delay, Event::StepDone { node: n, run, step, started: true });
+        self.step_ends(n, step, true, delay);
         Ok(())
     }
 
@@ -945,19 +950,19 @@ impl World {
             return;
         }
         agent.attach_wanted = false;
-        let run = agent.run;
         let attached = self.nodes[n].attachment.and_then(|id| self.attachments.get(&id));
         if attached.is_none_or(|it| it.promotion != promotion) {
             self.attach(n, promotion);
         }
         let delay = self.rng.between(1, 10) * MS;
-        self.after(delay, Event::StepDone { node: n, run, step: Step::Attach, started: true });
+        self.step_ends(n, Step::Attach, true, delay);
     }
 
     fn step_stop(&mut self, n: usize, step: Step, force: bool) {
         note!(self, "{}: stop {step}{}", self.nodes[n].name, if force { " by force" } else { "" });
-        let run = self.nodes[n].agent.run;
         let mut delay = self.rng.between(1, 50) * MS;
+        // Whatever was begun is not awaited any more.
+        self.nodes[n].steps.remove(&step);
         match step {
             Step::Attach => {
                 self.nodes[n].agent.attach_wanted = false;
@@ -966,24 +971,40 @@ impl World {
                     return;
                 }
             }
-            Step::Process => {
-                self.quiesce(n);
-                delay += MS;
-            }
+            // A program goes on asking until it has ended, and may take its time: a database writes what it holds.
+            Step::Process if !force && self.rng.chance(1, 4) => delay = self.rng.below(4_000 * MS),
             _ => {}
         }
-        self.after(delay, Event::StepDone { node: n, run, step, started: false });
+        self.step_ends(n, step, false, delay);
+    }
+
+    /// The step will have ended, unless something else is wanted of it before.
+    fn step_ends(&mut self, n: usize, step: Step, started: bool, delay: Time) {
+        let (attempt, run) = (self.id(), self.nodes[n].agent.run);
+        self.nodes[n].steps.insert(step, attempt);
+        self.after(delay, Event::StepDone { node: n, run, step, attempt, started });
     }
 
     /// The attachment that was being drained is closed.
     pub(crate) fn drained(&mut self, n: usize) {
-        let run = self.nodes[n].agent.run;
-        self.after(MS, Event::StepDone { node: n, run, step: Step::Attach, started: false });
+        self.step_ends(n, Step::Attach, false, MS);
     }
 
-    pub(crate) fn step_done(&mut self, n: usize, run: u64, step: Step, started: bool) -> Result<(), Violation> {
+    pub(crate) fn step_done(
+        &mut self,
+        n: usize,
+        run: u64,
+        step: Step,
+        attempt: u64,
+        started: bool,
+    ) -> Result<(), Violation> {
+        if self.nodes[n].steps.get(&step) != Some(&attempt) {
+            return Ok(());
+        }
+        self.nodes[n].steps.remove(&step);
         if step == Step::Process && !started {
             self.nodes[n].service = false;
+            self.quiesce(n);
         }
         if !self.agent_runs(n, run) {
             return Ok(());

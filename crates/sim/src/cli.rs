@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use crate::{Failure, Mutation, Options, Summary, run};
+use crate::{Failure, Mutation, Options, Summary, run, told};
 
 const USAGE: &str =
     "usage: cargo xtask sim [--seeds N] [--from S] [--mutation NAME|all] [--replicas 2|3] [--threads N] [--failures N] [--trace]
@@ -101,19 +101,16 @@ fn plain(arguments: &Arguments, options: &Options) -> u8 {
     let seeds = arguments.seeds.unwrap_or(1_000);
     let begun = Instant::now();
     let (failures, total) = play(arguments.from, seeds, arguments.threads, options, arguments.failures);
-    for failure in &failures {
-        if arguments.trace {
-            let again = run(failure.seed, &Options { trace: true, ..options.clone() });
-            if let Err(again) = again {
-                again.history.iter().for_each(|line| println!("{line}"));
+    if arguments.trace {
+        let alone = (seeds == 1).then_some(arguments.from);
+        for seed in failures.iter().map(|failure| failure.seed).chain(alone.filter(|_| failures.is_empty())) {
+            let mut history = Vec::new();
+            let again = told(seed, &Options { trace: true, ..options.clone() }, &mut history);
+            history.iter().for_each(|line| println!("{line}"));
+            if let Err(failure) = again {
+                println!("{failure}");
             }
         }
-        if arguments.trace {
-            eprintln!("{failure}");
-        }
-    }
-    if failures.is_empty() && arguments.trace && seeds == 1 {
-        eprintln!("nothing was violated: the trace of a good history is not kept");
     }
     let seconds = begun.elapsed().as_secs_f64();
     println!(

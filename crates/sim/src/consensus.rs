@@ -18,15 +18,44 @@ const BATCH: usize = 32;
 /// A message between members.
 #[derive(Debug, Clone)]
 pub(crate) enum Rpc<C> {
-    Vote { term: u64, last: (u64, usize) },
-    Voted { term: u64, granted: bool },
-    Append { term: u64, previous: (u64, usize), entries: Vec<(u64, Option<C>)>, commit: usize, round: u64 },
-    Appended { term: u64, matched: Option<usize>, hint: usize, round: u64 },
+    /// Would you vote for me in `term`? Asked first, so that who was cut off does not depose a leader on its return.
+    PreVote {
+        term: u64,
+        last: (u64, usize),
+    },
+    PreVoted {
+        term: u64,
+        asked: u64,
+        granted: bool,
+    },
+    Vote {
+        term: u64,
+        last: (u64, usize),
+    },
+    Voted {
+        term: u64,
+        granted: bool,
+    },
+    Append {
+        term: u64,
+        previous: (u64, usize),
+        entries: Vec<(u64, Option<C>)>,
+        commit: usize,
+        round: u64,
+    },
+    Appended {
+        term: u64,
+        matched: Option<usize>,
+        hint: usize,
+        round: u64,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Follower,
+    /// It asks who would vote for it.
+    Hopeful,
     Candidate,
     Leader,
 }
@@ -57,6 +86,8 @@ pub(crate) enum Effect<C> {
 pub(crate) struct Member<C> {
     id: usize,
     voters: Vec<bool>,
+    /// Whether it asks before it becomes a candidate.
+    pre_vote: bool,
     term: u64,
     voted_for: Option<usize>,
     log: Vec<(u64, Option<C>)>,
@@ -80,11 +111,12 @@ pub(crate) struct Member<C> {
 
 impl<C: Clone> Member<C> {
     /// A member that has just started at `now`, with nothing in its log; all members know each other.
-    pub(crate) fn new(id: usize, voters: &[bool], now: Time, rng: &mut Rng) -> Self {
+    pub(crate) fn new(id: usize, voters: &[bool], pre_vote: bool, now: Time, rng: &mut Rng) -> Self {
         let count = voters.len();
         Self {
             id,
             voters: voters.to_vec(),
+            pre_vote,
             term: 0,
             voted_for: None,
             log: Vec::new(),
@@ -196,31 +228,66 @@ impl<C: Clone> Member<C> {
             self.leader = None;
             return;
         }
-        self.role = Role::Candidate;
         self.leader = None;
+        if self.pre_vote {
+            self.role = Role::Hopeful;
+            let term = self.term + 1;
+            self.ask_for_votes(|last| Rpc::PreVote { term, last });
+        } else {
+            self.campaign();
+        }
+    }
+
+    fn campaign(&mut self) {
+        self.role = Role::Candidate;
         self.term += 1;
         self.voted_for = Some(self.id);
+        let term = self.term;
+        self.ask_for_votes(|last| Rpc::Vote { term, last });
+    }
+
+    fn ask_for_votes(&mut self, rpc: impl Fn((u64, usize)) -> Rpc<C>) {
         self.votes.fill(false);
         self.votes[self.id] = true;
         let last = self.last();
         for peer in 0..self.voters.len() {
             if peer != self.id && self.voters[peer] {
-                self.effects.push(Effect::Send(peer, Rpc::Vote { term: self.term, last }));
+                self.effects.push(Effect::Send(peer, rpc(last)));
             }
         }
     }
 
+    /// Counts a vote; true when a majority is there.
+    fn voted(&mut self, from: usize) -> bool {
+        self.votes[from] = true;
+        self.votes.iter().filter(|granted| **granted).count() * 2 > self.voter_count()
+    }
+
+    /// Stickiness: who hears a leader does not help to depose it.
+    fn is_content(&self, now: Time) -> bool {
+        self.role == Role::Leader || (self.heard > 0 && now < self.heard + ELECTION.0)
+    }
+
     pub(crate) fn receive(&mut self, now: Time, from: usize, rpc: Rpc<C>, rng: &mut Rng) {
         match rpc {
+            Rpc::PreVote { term: asked, last } => {
+                let granted = asked > self.term && !self.is_content(now) && last >= self.last();
+                self.effects.push(Effect::Send(from, Rpc::PreVoted { term: self.term, asked, granted }));
+            }
+            Rpc::PreVoted { term, asked, granted } => {
+                self.see(term);
+                if granted && self.role == Role::Hopeful && asked == self.term + 1 && self.voted(from) {
+                    self.deadline = now + rng.between(ELECTION.0, ELECTION.1);
+                    self.campaign();
+                }
+            }
             Rpc::Vote { term, last } => {
-                // Stickiness: who hears a leader does not help to depose it.
-                let content = self.role == Role::Leader || (self.heard > 0 && now < self.heard + ELECTION.0);
-                if term > self.term && content {
+                if term > self.term && self.is_content(now) {
                     return;
                 }
                 self.see(term);
                 let granted = term == self.term
-                    && self.role == Role::Follower
+                    && matches!(self.role, Role::Follower | Role::Hopeful)
                     && self.voted_for.is_none_or(|voted| voted == from)
                     && last >= self.last();
                 if granted {
@@ -231,11 +298,8 @@ impl<C: Clone> Member<C> {
             }
             Rpc::Voted { term, granted } => {
                 self.see(term);
-                if granted && term == self.term && self.role == Role::Candidate {
-                    self.votes[from] = true;
-                    if self.votes.iter().filter(|granted| **granted).count() * 2 > self.voter_count() {
-                        self.lead(now);
-                    }
+                if granted && term == self.term && self.role == Role::Candidate && self.voted(from) {
+                    self.lead(now);
                 }
             }
             Rpc::Append { term, previous, entries, commit, round } => {

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use tandem_base::Rng;
-use tandem_volume::superblock::{BLOCK_SIZE, COPIES};
+use tandem_volume::superblock::{self, BLOCK_SIZE, COPIES};
 
 /// Bytes that a disk writes or does not write, never in part.
 pub(crate) const SECTOR: usize = 512;
@@ -22,7 +22,14 @@ pub(crate) const SECTOR: usize = 512;
 struct Sync {
     id: u64,
     /// Sectors to become durable; with the content of that instant where it was overwritten since.
-    sectors: BTreeMap<usize, Option<(u64, Box<[u8]>)>>,
+    sectors: BTreeMap<usize, Option<Overwritten>>,
+}
+
+/// A sector as it was when a sync began, and which of its changes that was.
+#[derive(Clone)]
+struct Overwritten {
+    version: u64,
+    content: Box<[u8]>,
 }
 
 /// The image of every volume of the group, one after another, and the superblock's copies.
@@ -74,7 +81,8 @@ impl Disk {
         let range = sector * SECTOR..(sector + 1) * SECTOR;
         for sync in &mut self.syncs {
             if let Some(old @ None) = sync.sectors.get_mut(&sector) {
-                *old = Some((self.version[sector], self.cache[range.clone()].into()));
+                let content = self.cache[range.clone()].into();
+                *old = Some(Overwritten { version: self.version[sector], content });
             }
         }
         if self.dirty[sector] && rng.chance(1, 8) {
@@ -157,9 +165,9 @@ impl Disk {
         let Some(sync) = self.take_sync(id) else { return };
         for (sector, old) in sync.sectors {
             match old {
-                Some((version, old)) if rng.chance(1, 2) => {
+                Some(Overwritten { version, content }) if rng.chance(1, 2) => {
                     if version > self.durable_version[sector] {
-                        self.durable[sector * SECTOR..(sector + 1) * SECTOR].copy_from_slice(&old);
+                        self.durable[sector * SECTOR..(sector + 1) * SECTOR].copy_from_slice(&content);
                         self.durable_version[sector] = version;
                     }
                 }
@@ -226,11 +234,14 @@ impl Disk {
             return;
         }
         let reached = rng.below(COPIES as u64 + 1) as usize;
+        // Two bad copies are nobody's to survive: while a later one is bad, this one is not torn.
+        let bad = |copy: &Option<Vec<u8>>| copy.as_ref().is_some_and(|copy| superblock::decode(copy).is_err());
+        let torn = !self.copies.iter().skip(reached + 1).any(bad);
         for (index, copy) in self.copies.iter_mut().enumerate().take(reached + 1) {
             let old = copy.get_or_insert_with(|| vec![0; BLOCK_SIZE]);
             for sector in 0..BLOCK_SIZE / SECTOR {
                 let range = sector * SECTOR..(sector + 1) * SECTOR;
-                if index < reached || rng.chance(1, 2) {
+                if index < reached || (torn && rng.chance(1, 2)) {
                     old[range.clone()].copy_from_slice(&block[range]);
                 }
             }

@@ -1,9 +1,11 @@
 //! What goes wrong. Every seed draws its own mix: some runs see everything, some nearly nothing, a few nothing at all.
 //!
 //! Injected: power lost (one node, several, all), processes killed, everything on a node stopped and resumed, links cut
-//! one way or both ways, lossy, slow and doubling links, connections reset, disk errors on write, sync and read, a full
-//! disk, slow disks, a superblock copy gone bad, another disk put in place of the right one, clocks that change their
-//! drift within the bound, people who move services, put nodes into maintenance and pause the cluster.
+//! one way or both ways, lossy, slow and doubling links, links that hold everything back for a while, connections reset,
+//! disk errors on write, sync and read, a full disk, slow disks, a superblock copy gone bad, another disk put in place of
+//! the right one, clocks that change their drift within the bound, people who move services, put nodes into maintenance
+//! and pause the cluster. Two faults are timed by what they want to meet: a node comes back just as its session expires,
+//! and what a primary sent arrives at a replica that follows another one by then.
 //!
 //! Not injected, because nothing could survive it: a disk that rots in silence, errors on the last in-sync disk, a lost
 //! consensus store, two bad copies of one superblock, a clock outside the bound.
@@ -43,6 +45,21 @@ pub(crate) enum Fault {
         node: usize,
         run: u64,
     },
+    /// A node that was cut off is let in again just when its session expires.
+    Edge {
+        node: usize,
+        tries: u32,
+    },
+    /// Another fault follows the first: the node is stopped.
+    Stop {
+        node: usize,
+        duration: Time,
+    },
+    /// Or it is cut off.
+    CutOff {
+        node: usize,
+        duration: Time,
+    },
     Maintenance {
         node: usize,
     },
@@ -71,7 +88,7 @@ pub(crate) struct Mix {
     pub bursts: u64,
 }
 
-const KINDS: usize = 18;
+const KINDS: usize = 20;
 const POWER_ONE: usize = 0;
 const POWER_SOME: usize = 1;
 const KILL_SERVER: usize = 2;
@@ -90,6 +107,8 @@ const MAINTENANCE: usize = 14;
 const CLUSTER_PAUSE: usize = 15;
 const CUT_SOME: usize = 16;
 const FLAP: usize = 17;
+const EDGE: usize = 18;
+const HOLD: usize = 19;
 
 impl Mix {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
@@ -102,9 +121,17 @@ impl Mix {
         if rng.chance(1, 30) {
             weights = [0; KINDS];
         }
+        let mut interval = [300, 1_000, 3_000, 8_000][rng.below(4) as usize] * MS;
+        // Some runs leave those faults alone that need time and quiet to come to their point.
+        if rng.chance(1, 6) {
+            let other = rng.below(KINDS as u64) as usize;
+            weights = [0; KINDS];
+            (weights[EDGE], weights[HOLD], weights[other]) = (3, 2, 1);
+            interval = [5_000, 8_000][rng.below(2) as usize] * MS;
+        }
         Self {
             weights,
-            interval: [300, 1_000, 3_000, 8_000][rng.below(4) as usize] * MS,
+            interval,
             length: rng.between(8_000, 40_000) * MS,
             longest: [500, 4_000, 12_000][rng.below(3) as usize] * MS,
             durable: rng.chance(1, 4),
@@ -157,6 +184,7 @@ impl World {
         node.paused = false;
         node.deferred.clear();
         node.service = false;
+        node.steps.clear();
         node.placed = None;
         node.lease = tandem_base::Instant::ZERO;
         self.stop_agent(n);
@@ -219,8 +247,9 @@ impl World {
         self.summary.faults += 1;
         let count = self.nodes.len() as u64;
         // The primary is the most interesting victim.
+        let often = if matches!(kind, EDGE | HOLD) { 3 } else { 1 };
         let primary = self.register().and_then(|register| register.primary.as_ref().map(|it| it.node.clone()));
-        let primary = primary.and_then(|name| self.index_of(&name)).filter(|_| self.rng.chance(1, 3));
+        let primary = primary.and_then(|name| self.index_of(&name)).filter(|_| self.rng.chance(often, 3));
         let n = primary.unwrap_or_else(|| self.rng.below(count) as usize);
         let replica = primary.unwrap_or_else(|| self.rng.below(self.replicas as u64) as usize);
         let duration = self.duration();
@@ -283,11 +312,7 @@ impl World {
                 }
                 self.cut(links, duration);
             }
-            FLAP => {
-                let links: Vec<_> =
-                    (0..self.nodes.len()).filter(|to| *to != n).flat_map(|to| [(n, to), (to, n)]).collect();
-                self.flap(n, links, duration);
-            }
+            FLAP => self.flap(n, self.links_of(n), duration),
             WEATHER => {
                 note!(self, "--- bad weather for {} ms ---", duration / MS);
                 let (loss, twice) = (self.rng.below(300), self.rng.below(300));
@@ -302,6 +327,12 @@ impl World {
                 }
                 self.after(duration, Event::End(Fault::Weather));
             }
+            EDGE => {
+                note!(self, "--- {} will come back as its session expires ---", self.nodes[n].name);
+                self.cut(self.links_of(n), 2_900 * MS);
+                self.after(2_900 * MS, Event::End(Fault::Edge { node: n, tries: 3 }));
+            }
+            HOLD => self.hold_back(replica),
             RESET => {
                 let ids: Vec<u64> = self.connections.keys().copied().collect();
                 if !ids.is_empty() {
@@ -404,6 +435,71 @@ impl World {
         }
     }
 
+    fn links_of(&self, n: usize) -> Vec<(usize, usize)> {
+        (0..self.nodes.len()).filter(|other| *other != n).flat_map(|other| [(n, other), (other, n)]).collect()
+    }
+
+    /// Cut off since before, `n` reaches the others again around the instant at which the leader of the consensus appends
+    /// the expiry of its session: what it has asked meanwhile arrives just then.
+    fn edge(&mut self, n: usize, tries: u32) {
+        let leads = |node: &usize| *node != n && self.nodes[*node].agent.up && self.nodes[*node].agent.established;
+        let leader = (0..self.nodes.len()).find(leads).map(|leader| &self.nodes[leader]);
+        // Of all sessions the silent one ends first.
+        let Some(at) = leader.and_then(|it| Some(it.clock.when(it.agent.table.poll_timeout()?))) else { return };
+        let Some(left) = at.checked_sub(self.now).filter(|_| tries > 0) else { return };
+        if left > 900 * MS {
+            // Another leader came meanwhile, and waits the full time.
+            self.cut(self.links_of(n), left - 600 * MS);
+            self.after(left - 600 * MS, Event::End(Fault::Edge { node: n, tries: tries - 1 }));
+            return;
+        }
+        let late = [5, 15, 50][self.rng.below(3) as usize] * MS;
+        let held = at + self.rng.below(late);
+        note!(self, "--- {} is heard again in {} ms ---", self.nodes[n].name, (held - self.now) / MS);
+        for other in (0..self.nodes.len()).filter(|other| *other != n) {
+            self.touch(other);
+            self.network.link_mut(n, other).held = held;
+        }
+        // Whoever would take over may be late.
+        let slow = self.rng.below(self.replicas as u64) as usize;
+        if slow != n && self.rng.chance(2, 3) {
+            let duration = self.rng.between(40, 600) * MS;
+            let soon = left + self.rng.below(60 * MS);
+            self.after(soon, Event::End(Fault::Stop { node: slow, duration }));
+        }
+        if self.rng.chance(3, 4) {
+            let stay = held - self.now + self.rng.between(60, 700) * MS;
+            let duration = self.rng.between(1_000, 4_000) * MS;
+            self.after(stay, Event::End(Fault::CutOff { node: n, duration }));
+        }
+    }
+
+    /// A primary is cut off from all but one replica, and what it sends there is held back until the session of the
+    /// primary is over: its late writes meet whoever follows another primary by then.
+    fn hold_back(&mut self, n: usize) {
+        let other = (n + 1 + self.rng.below(self.replicas as u64 - 1) as usize) % self.replicas;
+        let held = self.rng.between(3_000, 5_500) * MS;
+        note!(
+            self,
+            "--- {} reaches {} {} ms late, others not ---",
+            self.nodes[n].name,
+            self.nodes[other].name,
+            held / MS
+        );
+        let links = self.links_of(n).into_iter().filter(|link| *link != (n, other) && *link != (other, n)).collect();
+        let longer = held + self.rng.below(1_500 * MS);
+        self.cut(links, longer);
+        self.touch(n);
+        self.touch(other);
+        self.network.link_mut(n, other).held = self.now + held;
+        // Now and then whoever took over does not last: what the other one holds is then all there is.
+        let third = (0..self.replicas).find(|third| ![n, other].contains(third));
+        if let Some(third) = third.filter(|_| self.rng.chance(1, 2)) {
+            let duration = self.rng.between(4_000, 8_000) * MS;
+            self.after(longer, Event::End(Fault::CutOff { node: third, duration }));
+        }
+    }
+
     /// A node's links come and go.
     fn flap(&mut self, n: usize, links: Vec<(usize, usize)>, left: Time) {
         let down = self.rng.between(20, 1_500) * MS;
@@ -483,6 +579,9 @@ impl World {
                 }
             }
             Fault::Flap { node, links, left } => self.flap(node, links, left),
+            Fault::Edge { node, tries } => self.edge(node, tries),
+            Fault::Stop { node, duration } => self.pause(node, duration),
+            Fault::CutOff { node, duration } => self.cut(self.links_of(node), duration),
             Fault::Weather => {
                 for from in 0..self.nodes.len() {
                     self.touch(from);

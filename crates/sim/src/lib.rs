@@ -38,16 +38,26 @@ pub use world::Summary;
 ///
 /// The first invariant that did not hold.
 pub fn run(seed: u64, options: &Options) -> Result<Summary, Failure> {
+    told(seed, options, &mut Vec::new())
+}
+
+/// Plays the history of `seed` and appends its events to `history`, when the options ask for a trace.
+///
+/// # Errors
+///
+/// The first invariant that did not hold. A panic anywhere in the cores or in the world is one, too.
+pub fn told(seed: u64, options: &Options, history: &mut Vec<String>) -> Result<Summary, Failure> {
     tandem_cluster::mutations::set(options.mutation.and_then(|mutation| mutation.cluster));
     let mut world = world::World::new(seed, options);
-    match world.run() {
-        Ok(()) => Ok(world.summary),
-        Err(violation) => {
-            world.note(format!("VIOLATION {violation}"));
-            let mutation = options.mutation.map(|mutation| mutation.name);
-            Err(Failure { seed, mutation, violation, history: world.history })
-        }
-    }
+    let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
+    let result = played.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(Violation::new("world", format!("panic: {text}")))
+    });
+    history.append(&mut world.history);
+    let mutation = options.mutation.map(|mutation| mutation.name);
+    result.map(|()| world.summary).map_err(|violation| Failure { seed, mutation, violation })
 }
 
 /// A history in which an invariant did not hold.
@@ -59,8 +69,6 @@ pub struct Failure {
     pub mutation: Option<&'static str>,
     /// What did not hold.
     pub violation: Violation,
-    /// Every event, when a trace was asked for.
-    pub history: Vec<String>,
 }
 
 impl std::fmt::Display for Failure {

@@ -20,6 +20,8 @@ pub(crate) struct Link {
     pub loss: u64,
     /// Datagrams doubled, of 1,000.
     pub twice: u64,
+    /// What is sent before then arrives from then on: a queue in somebody's modem.
+    pub held: Time,
 }
 
 /// All links of the world.
@@ -34,7 +36,14 @@ impl Network {
         let links = (0..nodes * nodes)
             .map(|_| {
                 let delay_min = rng.between(MS / 10, 15 * MS);
-                Link { cut: false, delay_min, delay_max: delay_min + rng.between(0, 5 * MS), loss: 0, twice: 0 }
+                Link {
+                    cut: false,
+                    delay_min,
+                    delay_max: delay_min + rng.between(0, 5 * MS),
+                    loss: 0,
+                    twice: 0,
+                    held: 0,
+                }
             })
             .collect();
         Self { nodes, links }
@@ -53,7 +62,7 @@ impl Network {
         a == b || !(self.link(a, b).cut || self.link(b, a).cut)
     }
 
-    /// Everything carries again, without loss; delays stay.
+    /// Everything carries again, without loss; delays stay, and what is held back.
     pub(crate) fn heal(&mut self) {
         for link in &mut self.links {
             *link =
@@ -62,7 +71,7 @@ impl Network {
     }
 
     /// When the copies of one datagram arrive after now: none when it is lost.
-    pub(crate) fn datagram(&self, from: usize, to: usize, rng: &mut Rng) -> [Option<Time>; 2] {
+    pub(crate) fn datagram(&self, now: Time, from: usize, to: usize, rng: &mut Rng) -> [Option<Time>; 2] {
         if from == to {
             return [Some(1), None];
         }
@@ -70,15 +79,18 @@ impl Network {
         if link.cut || (link.loss > 0 && rng.chance(link.loss, 1_000)) {
             return [None, None];
         }
-        let first = Some(link.delay(rng));
+        let first = Some(link.delay(now, rng));
         let twice = link.twice > 0 && rng.chance(link.twice, 1_000);
-        [first, twice.then(|| link.delay(rng) + rng.below(300 * MS))]
+        [first, twice.then(|| link.delay(now, rng) + rng.below(300 * MS))]
     }
 }
 
 impl Link {
-    pub(crate) fn delay(&self, rng: &mut Rng) -> Time {
-        rng.between(self.delay_min, self.delay_max)
+    /// How long what is sent at `now` is under way.
+    pub(crate) fn delay(&self, now: Time, rng: &mut Rng) -> Time {
+        let delay = rng.between(self.delay_min, self.delay_max);
+        // A queue that drains does so quickly, and datagrams overtake each other.
+        if now < self.held { self.held - now + delay.min(rng.below(8 * MS)) } else { delay }
     }
 }
 
@@ -107,7 +119,7 @@ impl Pipe {
             return None;
         }
         let retransmission = if link.loss > 0 && rng.chance(link.loss, 1_000) { rng.between(MS, 200 * MS) } else { 0 };
-        let arrival = (now + link.delay(rng) + retransmission).max(self.last_arrival + 1);
+        let arrival = (now + link.delay(now, rng) + retransmission).max(self.last_arrival + 1);
         self.last_arrival = arrival;
         let number = self.sent;
         self.sent += 1;

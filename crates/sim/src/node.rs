@@ -56,6 +56,8 @@ pub(crate) struct Node {
     pub thawed: bool,
     /// The placement that the service was last started for, as the agent wrote it down for its successor.
     pub placed: Option<u64>,
+    /// Steps of the service that are being started or stopped, each with the attempt that counts.
+    pub steps: BTreeMap<tandem_cluster::service::Step, u64>,
     /// The attachment and its workload.
     pub attachment: Option<u64>,
 }

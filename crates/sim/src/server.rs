@@ -110,7 +110,7 @@ impl World {
             let delay = if power || self.network.link(n, other).cut {
                 self.rng.between(500, 4_000) * MS
             } else {
-                self.network.link(n, other).delay(&mut self.rng)
+                self.network.link(n, other).delay(self.now, &mut self.rng)
             };
             self.after(delay, Event::PeerDown { connection: id, side: 1 - side });
         }
@@ -388,8 +388,8 @@ impl World {
             return self.after(delay, Event::Dial { a, b });
         }
         let id = self.id();
-        let there = self.network.link(a, b).delay(&mut self.rng);
-        let back = there + self.network.link(b, a).delay(&mut self.rng);
+        let there = self.network.link(a, b).delay(self.now, &mut self.rng);
+        let back = there + self.network.link(b, a).delay(self.now, &mut self.rng);
         // Nothing arrives on a side before that side knows of the connection.
         let mut pipes = [Pipe::default(), Pipe::default()];
         pipes[0].open_at(self.now + back);

@@ -168,7 +168,7 @@ impl World {
                 let cut = self.network.link(a, b).cut && self.network.link(b, a).cut;
                 let clear = |a: usize, b: usize| {
                     let link = self.network.link(a, b);
-                    !link.cut && link.loss == 0 && link.delay_max < 50 * MS
+                    !link.cut && link.loss == 0 && link.delay_max < 50 * MS && link.held <= self.now
                 };
                 if within(a) && within(b) {
                     // Two replicas that are cut off from each other go on over the witness.

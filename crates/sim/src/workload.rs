@@ -2,7 +2,7 @@
 
 use tandem_base::{Epoch, Rng};
 
-/// How the seed's workload behaves.
+/// How the seed's workload behaves, and the machines under it.
 #[derive(Debug, Clone)]
 pub(crate) struct Habit {
     /// Requests that may wait at once.
@@ -19,19 +19,24 @@ pub(crate) struct Habit {
     pub sectors_max: u64,
     /// Most requests go to this many first sectors; 0: everywhere alike.
     pub hot: u64,
+    /// Of ten times, how often a node is slow to apply what the log has committed.
+    pub late: u64,
 }
 
 impl Habit {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
+        // Some programs read nearly always, so that nothing holds them up where a write would wait.
+        let reader = rng.chance(1, 4);
         Self {
             depth: rng.between(1, 8) as usize,
             pause: [5, 20, 60][rng.below(3) as usize] * crate::queue::MS,
-            reads: rng.between(5, 60),
+            reads: if reader { rng.between(90, 98) } else { rng.between(5, 60) },
             zeroes: rng.below(8),
-            flushes: [0, 2, 10, 25][rng.below(4) as usize],
+            flushes: if reader { 0 } else { [0, 2, 10, 25][rng.below(4) as usize] },
             forced: [0, 0, 10, 100][rng.below(4) as usize],
             sectors_max: [1, 4, 16, 40][rng.below(4) as usize],
             hot: [0, 4, 24][rng.below(3) as usize],
+            late: [1, 1, 5][rng.below(3) as usize],
         }
     }
 }

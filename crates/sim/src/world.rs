@@ -50,6 +50,7 @@ pub(crate) enum Event {
         node: usize,
         run: u64,
         step: tandem_cluster::service::Step,
+        attempt: u64,
         started: bool,
     },
     /// The agent's word reaches the volume server.
@@ -263,6 +264,7 @@ impl World {
         // With three replicas the third may be a learner; voters stay an odd number.
         let learner = replicas == 3;
         let voters: Vec<bool> = (0..count).map(|node| !(learner && node == 2)).collect();
+        let pre_vote = rng.chance(2, 3);
         let group = GroupName::new("data").expect("a name");
         let service = ServiceName::new("ledger").expect("a name");
         let sectors = rng.between(1, 3) * 64 + rng.below(3);
@@ -287,7 +289,7 @@ impl World {
                 paused: false,
                 deferred: Vec::new(),
                 boot: RunId(rng.next_u64()),
-                agent: Agent::new(Member::new(index, &voters, 0, &mut rng)),
+                agent: Agent::new(Member::new(index, &voters, pre_vote, 0, &mut rng)),
                 server: None,
                 disk: (index < replicas).then(|| Disk::new(total * SECTOR)),
                 runs: 0,
@@ -297,6 +299,7 @@ impl World {
                 service: false,
                 thawed: false,
                 placed: None,
+                steps: BTreeMap::new(),
                 attachment: None,
             });
         }
@@ -443,7 +446,9 @@ impl World {
             Event::RaftTimer { node, run } => self.raft_timer(node, run)?,
             Event::AgentTimer { node, run } => self.agent_timer(node, run)?,
             Event::Apply { node, run } => self.apply(node, run)?,
-            Event::StepDone { node, run, step, started } => self.step_done(node, run, step, started)?,
+            Event::StepDone { node, run, step, attempt, started } => {
+                self.step_done(node, run, step, attempt, started)?
+            }
             Event::ToServer { node, run, input } => self.deliver_to_server(node, run, *input)?,
             Event::FromServer { node, agent, server, message } => {
                 self.heard_from_server(node, agent, server, message)?
