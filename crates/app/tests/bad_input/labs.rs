@@ -98,9 +98,8 @@ fn missing_rights_are_named_with_the_way_out() {
     // With them, loop devices are still root's alone.
     let nodes = folder.path().join("dev");
     std::fs::create_dir(&nodes).expect("it is ours");
-    open_devices(&nodes);
+    let _mounted = open_devices(&nodes);
     refuses(as_nobody(&up(&devices)), &["volume `disk` attaches as a device", "write attach = \"file\"", "hint: "]);
-    // No user namespaces for it: a limit of this very process stands for the setting.
     assert!(!lab.base().join("tandem-lab-rights").exists(), "a lab that was refused leaves nothing");
 
     // Outside the lab: what belongs to root.

@@ -94,6 +94,15 @@ impl Cluster {
     }
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // What a test mounted there keeps the folder from being removed.
+        for machine in [&self.a1, &self.b1, &self.w1] {
+            let _ = rustix::mount::unmount(machine.data_dir().join("volumes"), rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+}
+
 impl Machine {
     /// Where this machine's replica lies.
     pub(crate) fn replica(&self) -> PathBuf {

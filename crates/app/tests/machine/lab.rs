@@ -66,8 +66,18 @@ pub(crate) fn duo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/duo")
 }
 
+/// A mount that ends with its value, so that the folder below it can be removed.
+pub(crate) struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
 /// Lets every user open what a lab needs, in this thread's own mounts.
-pub(crate) fn open_devices(folder: &Path) {
+pub(crate) fn open_devices(folder: &Path) -> Mounted {
+    let mounted = Mounted(folder.into());
     let folder = folder.to_str().expect("the path is text");
     run_tool("mount", &["-t", "tmpfs", "tandem-test", folder]);
     for (name, numbers, device) in [("tun", ["10", "200"], "/dev/net/tun"), ("fuse", ["10", "229"], "/dev/fuse")] {
@@ -75,4 +85,5 @@ pub(crate) fn open_devices(folder: &Path) {
         run_tool("mknod", &["-m", "666", &node, "c", numbers[0], numbers[1]]);
         run_tool("mount", &["--bind", &node, device]);
     }
+    mounted
 }
