@@ -65,7 +65,7 @@ pub struct Superblock {
     pub previous: Vec<OpenId>,
     /// The register has shown this run as a member.
     pub member: bool,
-    /// The run ended in order, with everything durable. Never set yet: every start compares as after a crash.
+    /// The run ended in order, with everything durable.
     pub clean: bool,
     /// The disk refused an operation in this run, or in an earlier one since which the replica was not brought in sync:
     /// what it holds is not to be trusted, not even what it reads back.
