@@ -37,7 +37,11 @@ impl Replica {
 
     pub(crate) fn synced_ahead(&mut self, promotion: Epoch, stored: u64, outcome: DiskOutcome) {
         if let DiskOutcome::Failed(error) = outcome {
-            self.fail(error);
+            if self.config.mutations.retry_failed_sync() {
+                self.disk.start(Job::Ahead { promotion, stored }, &mut self.outputs, |op| DiskOp::Sync { op });
+            } else {
+                self.fail(error);
+            }
             return;
         }
         // Of an earlier promotion: this follower has begun anew.

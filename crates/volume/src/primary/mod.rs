@@ -380,6 +380,13 @@ impl Replica {
                 self.disconnect(peer, "silent".into());
             }
         }
+        if let Some(why) = self.primary.as_ref().and_then(|primary| primary.sync_failed.clone())
+            && !self.is_alone()
+        {
+            // Alone there was nobody better. Whoever joined was flushed, while here pages look clean that are not on the
+            // disk: the service moves there, and this replica is rewritten.
+            self.fail(crate::DiskError::Io(why));
+        }
         self.growth_undecided_no_more();
         self.require();
         self.unpark();
