@@ -224,6 +224,12 @@ fn missing_or(path: &Path, cause: io::Error) -> IdentityError {
     }
 }
 
+/// Makes the directory of a node's state, which nobody else may look into: the log in it holds the authority's key.
+pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
 fn write_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     io::Write::write_all(&mut file, bytes)?;

@@ -147,7 +147,10 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         assert_eq!(tcp(address, Duration::from_secs(10)).await.status, CheckStatus::Ok);
-        drop(listener);
+        // Bound and never listening, so that it is closed whatever else this process does.
+        let closed = tokio::net::TcpSocket::new_v4().expect("a socket");
+        closed.bind("127.0.0.1:0".parse().expect("an address")).expect("a port is free");
+        let address = closed.local_addr().expect("it is bound");
         assert_eq!(tcp(address, Duration::from_secs(10)).await.status, CheckStatus::Critical);
     }
 }

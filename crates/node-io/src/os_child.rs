@@ -20,11 +20,14 @@ pub(crate) enum Ended {
 /// Calls `call` in a child process and waits for at most `timeout`.
 ///
 /// `call` runs between fork and exit: it must do system calls only, and neither allocate nor take a lock
-/// (signal-safety(7)). Only its error number comes back.
+/// (signal-safety(7)). Every file but the standard ones is closed there, since a child that lingers would hold locks and
+/// ports against the next agent. Only its error number comes back.
 pub(crate) async fn call(timeout: Duration, call: impl FnOnce() -> io::Result<()>) -> io::Result<Ended> {
     // SAFETY: the child calls only `call`, which by this function's contract is async-signal-safe, and `_exit`.
     let forked = unsafe { libc::fork() };
     if forked == 0 {
+        // SAFETY: close_range(2) touches no memory; nothing in this copy of the process uses its files any more.
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
         let code = match call() {
             Ok(()) => 0,
             // The largest errno is 133 (EHWPOISON), so all fit an exit code.
@@ -38,16 +41,38 @@ pub(crate) async fn call(timeout: Duration, call: impl FnOnce() -> io::Result<()
         return Err(io::Error::last_os_error());
     }
     let ended = crate::clock::watch(pidfd_open(pid, PidfdFlags::NONBLOCK)?)?;
-    match tokio::time::timeout(timeout.into(), wait(&ended, pid)).await {
-        Ok(code) => match code? {
-            0 => Ok(Ended::Returned(Ok(()))),
-            errno => Ok(Ended::Returned(Err(io::Error::from_raw_os_error(errno)))),
-        },
-        Err(_) => {
-            // It is our child and not waited for yet, so the number is still its own.
-            kill_process(pid, Signal::KILL)?;
-            tokio::spawn(async move { wait(&ended, pid).await });
-            Ok(Ended::TimedOut)
+    let mut child = Child { pid, ended: Some(ended) };
+    let waited = match &child.ended {
+        Some(ended) => tokio::time::timeout(timeout.into(), wait(ended, pid)).await,
+        None => unreachable!("it was put there above"),
+    };
+    match waited {
+        Ok(code) => {
+            child.ended = None;
+            match code? {
+                0 => Ok(Ended::Returned(Ok(()))),
+                errno => Ok(Ended::Returned(Err(io::Error::from_raw_os_error(errno)))),
+            }
+        }
+        Err(_) => Ok(Ended::TimedOut),
+    }
+}
+
+/// A child that is killed when nobody waits for it any more: after its time, and when the step that made it was given up.
+struct Child {
+    pid: Pid,
+    /// Tells its end; `None` once it was waited for.
+    ended: Option<tokio::io::unix::AsyncFd<rustix::fd::OwnedFd>>,
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let Some(ended) = self.ended.take() else { return };
+        let pid = self.pid;
+        // It is our child and not waited for yet, so the number is still its own.
+        let _ = kill_process(pid, Signal::KILL);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { wait(&ended, pid).await });
         }
     }
 }
@@ -78,5 +103,25 @@ mod tests {
             }
         });
         assert!(matches!(hung.await, Ok(Ended::TimedOut)));
+    }
+
+    #[tokio::test]
+    async fn a_child_that_lingers_holds_no_file_of_ours() {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let hung = tokio::spawn(call(Duration::from_secs(600), || {
+            loop {
+                rustix::event::pause();
+            }
+        }));
+        tokio::task::yield_now().await;
+        drop(writer);
+        let read = tokio::task::spawn_blocking(move || io::Read::read(&mut &reader, &mut [0]));
+        assert_eq!(
+            read.await.expect("it returns").expect("a pipe can be read"),
+            0,
+            "somebody still holds the other end"
+        );
+        assert!(!hung.is_finished());
+        hung.abort();
     }
 }

@@ -23,7 +23,12 @@ use crate::{
     plan_files,
 };
 use proposer::Proposer;
-use std::{net::SocketAddr, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
+use std::{
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+};
 use tandem_cluster_io::{Config, ControlPlane, PORT};
 use tandem_net_io::Network;
 use tandem_node_io::{GuardHandle, GuardSpec};
@@ -41,6 +46,7 @@ use tokio::{
 /// What keeps the agent from starting; nothing was changed then.
 pub(crate) async fn run(paths: Paths, lab: bool) -> Result<(), Failure> {
     private_directory(&paths.run_dir)?;
+    private_directory(&paths.data_dir)?;
     let _lock = lock(&paths)?;
     surrender::check(&paths.run_dir)?;
     let plan = plan_files::remembered(&paths.data_dir)?;
@@ -117,7 +123,10 @@ async fn remember_plan(control: ControlPlane, paths: Paths) {
 
 /// Makes a directory that only root may look into.
 fn private_directory(path: &Path) -> Result<(), Failure> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    // One that was there may be open to others: the authority's key and the volumes' content lie in it.
+    let closed = made.and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)));
+    closed.map_err(|error| {
         let failure = Failure::new(format!("cannot make {}: {error}", path.display()));
         match error.kind() {
             std::io::ErrorKind::PermissionDenied => failure.hint(format!("the agent needs root: {AS_ROOT}")),

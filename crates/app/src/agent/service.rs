@@ -90,6 +90,7 @@ impl Service {
             running: Arc::default(),
             monitors: BTreeMap::new(),
             report: None,
+            renewed: None,
             entitled: false,
             intent: None,
         };
@@ -127,6 +128,8 @@ struct Runner {
     running: Arc<Mutex<BTreeMap<Step, JoinHandle<()>>>>,
     monitors: BTreeMap<Step, JoinHandle<()>>,
     report: Option<JoinHandle<()>>,
+    /// The end of the lease that was last seen.
+    renewed: Option<Instant>,
     /// Whether the lifecycle was last told that the node may act.
     entitled: bool,
     intent: Option<ServiceIntent>,
@@ -152,11 +155,16 @@ impl Runner {
     /// Tells the lifecycle what changed in the lease and in the log, the lease first.
     fn obey(&mut self, orders: &Orders) {
         let entitled = orders.lease_until.is_some_and(|until| now() < until);
+        // Said again with every renewal: the guard may have frozen what this agent never saw frozen, in a lapse that was
+        // over before it looked, or before this agent was started.
+        let renewed = orders.lease_until != self.renewed;
+        self.renewed = orders.lease_until;
+        if entitled && renewed && orders.intent == self.intent && matches!(self.intent, Some(ServiceIntent::Run { .. }))
+        {
+            self.steps.thaw();
+        }
         if entitled != self.entitled {
             self.entitled = entitled;
-            if entitled && orders.intent == self.intent {
-                self.steps.thaw();
-            }
             self.lifecycle.handle(now(), if entitled { Input::LeaseRenewed } else { Input::LeaseEnded });
         }
         if orders.intent != self.intent {

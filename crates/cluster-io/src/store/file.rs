@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::unix::fs::OpenOptionsExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
@@ -92,6 +93,8 @@ fn write_new(path: &Path, about: &About) -> Result<(), String> {
     }
     let about = encode(about).map_err(|error| error.to_string())?;
     let write = || -> Result<(), redb::Error> {
+        // It holds the key of the cluster's authority.
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         let database = Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
