@@ -58,8 +58,6 @@ struct PowerKeys {
     fed_by: Option<Vec<Name>>,
     /// How long it holds without being fed.
     runtime: Option<Duration>,
-    /// How Network UPS Tools call it, as in `ups@localhost`.
-    nut: Option<String>,
 }
 
 /// A machine that runs the agent.

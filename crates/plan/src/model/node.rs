@@ -30,9 +30,6 @@ pub struct Power {
     /// How long it holds without being fed; a source has none.
     #[serde(serialize_with = "as_text_option", skip_serializing_if = "Option::is_none")]
     pub runtime: Option<Duration>,
-    /// How Network UPS Tools call it: `ups@host`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub nut: Option<String>,
 }
 
 /// A machine that runs the agent.

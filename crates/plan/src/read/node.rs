@@ -11,7 +11,7 @@ use crate::{Code, Node, Power, Site};
 /// Keys of a site: none yet.
 pub(crate) const SITE_KEYS: &[&str] = &[];
 /// Keys of a source of power or a UPS.
-pub(crate) const POWER_KEYS: &[&str] = &["site", "fed_by", "runtime", "nut"];
+pub(crate) const POWER_KEYS: &[&str] = &["site", "fed_by", "runtime"];
 /// Keys of a node.
 pub(crate) const NODE_KEYS: &[&str] = &["site", "address", "witness", "voter", "powered_by"];
 
@@ -38,7 +38,7 @@ impl Reader {
         let mut all = BTreeMap::new();
         for found in self.entries(section) {
             let name = self.key_name::<PowerName>(&found);
-            let Some(fields) = self.fields(&found, POWER_KEYS, &[]) else { continue };
+            let Some(fields) = self.fields(&found, POWER_KEYS, &["nut"]) else { continue };
             let site = match fields.get("site") {
                 Some(site) => self.reference::<SiteName>(site, "site"),
                 None => {
@@ -51,7 +51,6 @@ impl Reader {
                 None => Some(Vec::new()),
             };
             let runtime = fields.get("runtime").map(|runtime| self.duration(runtime));
-            let nut = fields.get("nut").and_then(|nut| self.text(nut, "\"ups@localhost\"")).map(str::to_owned);
             let is_source = fed_by.as_ref().is_some_and(Vec::is_empty);
             if let Some(runtime) = fields.get("runtime").filter(|_| is_source) {
                 let message = format!("{} has a runtime, but nothing feeds it", fields.title());
@@ -59,7 +58,7 @@ impl Reader {
                 self.say(Diagnostic::error(Code::Conflict, message).at(&runtime.key, "only a UPS has one").help(help));
             }
             if let (Some(name), Some(site), Some(fed_by)) = (name, site, fed_by) {
-                all.insert(name.clone(), Power { name, site, fed_by, runtime: runtime.flatten(), nut });
+                all.insert(name.clone(), Power { name, site, fed_by, runtime: runtime.flatten() });
             }
         }
         all
