@@ -196,8 +196,13 @@ impl Runner {
                 Output::Stop { step, force } => self.stop(step, force),
                 Output::StartMonitor(step) => {
                     let (steps, happened) = (Arc::clone(&self.steps), self.happened.clone());
+                    let proposer = self.context.proposer.clone();
                     let monitor = tokio::spawn(async move {
                         let failed = steps.monitor(step).await;
+                        if let Input::MonitorFailed { why, .. } = &failed {
+                            let what = format!("service {}: its {step} failed here", steps.name());
+                            proposer.note(what, why);
+                        }
                         let _ = happened.send(failed);
                     });
                     if let Some(old) = self.monitors.insert(step, monitor) {

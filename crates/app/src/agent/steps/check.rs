@@ -2,8 +2,9 @@
 
 use super::Steps;
 use std::{ffi::OsString, sync::atomic::Ordering};
+use tandem_base::Duration;
 use tandem_cluster::service::{Input, Step};
-use tandem_node_io::check;
+use tandem_node_io::{check, now};
 use tandem_plan::Probe;
 
 impl Steps {
@@ -24,11 +25,15 @@ impl Steps {
         if result.status == check::CheckStatus::Ok { Ok(()) } else { Err(result.line) }
     }
 
-    /// Waits until the service answers; the step's own limit ends it.
+    /// Waits until the service answers. Gives up a little before the step's own limit does, to tell what the last try said.
     pub(super) async fn first_check(&self) -> Result<(), String> {
         let Some(check) = &self.spec.check else { return Ok(()) };
         self.unwell.store(false, Ordering::Relaxed);
-        while self.check_once(check).await.is_err() {
+        let until = now() + self.spec.start_timeout.saturating_sub(Duration::from_millis(200));
+        while let Err(why) = self.check_once(check).await {
+            if now() >= until {
+                return Err(format!("{why}, for {}", self.spec.start_timeout));
+            }
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
         Ok(())
