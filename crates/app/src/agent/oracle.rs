@@ -195,7 +195,7 @@ impl Agent {
         events
             .iter()
             .map(line)
-            .filter(|line| service.is_none() || line.service.as_deref() == service)
+            .filter(|line| service.is_none_or(|service| is_about(line, service)))
             .filter(|line| since_ms.is_none_or(|since| line.at_ms >= since))
             .collect()
     }
@@ -225,6 +225,16 @@ impl Oracle for Agent {
             Ask::InjectDiskFault { group, errno } => self.inject_disk_fault(&group, errno),
         }
     }
+}
+
+/// Whether an event is about a service, also where a node only wrote it down in words.
+fn is_about(line: &EventLine, service: &str) -> bool {
+    line.service.as_deref() == Some(service)
+        || line
+            .what
+            .strip_prefix("service ")
+            .and_then(|what| what.strip_prefix(service))
+            .is_some_and(|what| what.starts_with(": "))
 }
 
 fn refused(why: String, hint: Option<&str>) -> Answer {
