@@ -341,6 +341,25 @@ fn a_takeover_shuts_out_a_member_that_does_not_answer() {
     assert_eq!(world.members(), ["h1"]);
 }
 
+/// Its reason was that nobody served; somebody does since.
+#[test]
+fn an_order_to_serve_ends_with_a_promotion_elsewhere() {
+    let mut world = World::new(1, &["a1", "h1", "r1"], |_| ());
+    world.serve("r1");
+    world.input(&name("h1"), Input::ServeOrdered);
+    world.pass(100);
+    world.node("h1").paused = true;
+    world.input(&name("r1"), Input::ReleaseOrdered);
+    world.pass(3_500);
+    world.serve("a1");
+    world.node("h1").paused = false;
+    world.pass(3_000);
+    assert_eq!(world.members(), ["a1", "h1", "r1"]);
+    world.input(&name("a1"), Input::ReleaseOrdered);
+    world.pass(1_000);
+    assert_eq!((world.role("a1"), world.role("h1")), (Role::Secondary, Role::Secondary));
+}
+
 /// A stopped primary goes on, and its takeover with it.
 #[test]
 fn a_takeover_that_outlives_its_lease_is_announced_only_under_the_next_one() {
@@ -726,6 +745,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ),
     ("a_takeover_reconciles_what_was_under_way", a_takeover_reconciles_what_was_under_way),
     ("a_takeover_shuts_out_a_member_that_does_not_answer", a_takeover_shuts_out_a_member_that_does_not_answer),
+    ("an_order_to_serve_ends_with_a_promotion_elsewhere", an_order_to_serve_ends_with_a_promotion_elsewhere),
     (
         "a_takeover_that_outlives_its_lease_is_announced_only_under_the_next_one",
         a_takeover_that_outlives_its_lease_is_announced_only_under_the_next_one,
