@@ -171,6 +171,8 @@ impl Agent {
 const ROUND: Time = 1_000 * MS;
 /// How long a question is asked again.
 const QUESTION: Time = 1_500 * MS;
+/// How often an agent may find something to do in one event.
+const ROUNDS_MAX: u64 = 10_000;
 /// How long one attempt waits.
 const ATTEMPT: Time = 300 * MS;
 
@@ -492,23 +494,29 @@ impl World {
         self.agent_drain(n)
     }
 
-    /// The first leader founds the cluster and admits everybody.
+    /// The first leader founds the cluster and admits everybody; a later one admits whom it did not come to.
     fn found(&mut self, n: usize) {
-        if self.nodes[n].agent.state.cluster().is_some() {
-            return;
-        }
         let admission = |world: &Self, node: usize| tandem_cluster::Admission {
             node: world.nodes[node].name.clone(),
             address: "10.0.0.1:7400".into(),
             raft_id: node as u64 + 1,
         };
-        let ca = tandem_cluster::CertificateAuthority { cert_pem: String::new(), key_pem: String::new() };
-        let (cluster, topology) = (self.cluster, Box::new(self.topology.clone()));
-        let first = admission(self, n);
-        let mut commands =
-            vec![Command::Found { cluster, plan: String::new(), topology, ca, first, token_digest: String::new() }];
-        commands
-            .extend((0..self.nodes.len()).filter(|node| *node != n).map(|node| Command::Admit(admission(self, node))));
+        let state = &self.nodes[n].agent.state;
+        let mut commands = Vec::new();
+        if state.cluster().is_none() {
+            let ca = tandem_cluster::CertificateAuthority { cert_pem: String::new(), key_pem: String::new() };
+            let (cluster, topology, first) = (self.cluster, Box::new(self.topology.clone()), admission(self, n));
+            commands.push(Command::Found {
+                cluster,
+                plan: String::new(),
+                topology,
+                ca,
+                first,
+                token_digest: String::new(),
+            });
+        }
+        let missing = |node: &usize| *node != n && !state.members().contains_key(&self.nodes[*node].name);
+        commands.extend((0..self.nodes.len()).filter(missing).map(|node| Command::Admit(admission(self, node))));
         for command in commands {
             let by = self.nodes[n].name.clone();
             let entry = Entry { at_ms: 0, by, id: self.rng.next_u64(), command };
@@ -542,7 +550,13 @@ impl World {
 
     /// Carries out what the cores of the agent want, until they are quiet; then sets the next timers.
     pub(crate) fn agent_drain(&mut self, n: usize) -> Result<(), Violation> {
-        loop {
+        for round in 0.. {
+            if round > ROUNDS_MAX {
+                return Err(Violation::new(
+                    "world",
+                    format!("the agent of node {n} does not come to rest in one event"),
+                ));
+            }
             let mut quiet = true;
             let local = self.local(n);
             let agent = &mut self.nodes[n].agent;
@@ -587,7 +601,7 @@ impl World {
         while self.truth_index < commit {
             let index = self.truth_index;
             let entry = self.nodes[n].agent.member.entry(index).cloned();
-            self.committed(index, entry.as_ref());
+            self.committed(index, entry.as_ref())?;
         }
         self.schedule_apply(n);
         self.set_timers(n);
@@ -972,7 +986,9 @@ impl World {
                 }
             }
             // A program goes on asking until it has ended, and may take its time: a database writes what it holds.
-            Step::Process if !force && self.rng.chance(1, 4) => delay = self.rng.below(4_000 * MS),
+            Step::Process if !force && self.rng.chance(self.habit.lingers, 10) => {
+                delay = self.rng.between(100, 4_500) * MS;
+            }
             _ => {}
         }
         self.step_ends(n, step, false, delay);

@@ -55,6 +55,12 @@ pub(crate) enum Fault {
         node: usize,
         duration: Time,
     },
+    /// All power is lost.
+    Dark,
+    /// Its volume server is killed.
+    ServerKilled {
+        node: usize,
+    },
     /// Or it is cut off.
     CutOff {
         node: usize,
@@ -88,7 +94,7 @@ pub(crate) struct Mix {
     pub bursts: u64,
 }
 
-const KINDS: usize = 20;
+const KINDS: usize = 23;
 const POWER_ONE: usize = 0;
 const POWER_SOME: usize = 1;
 const KILL_SERVER: usize = 2;
@@ -109,6 +115,9 @@ const CUT_SOME: usize = 16;
 const FLAP: usize = 17;
 const EDGE: usize = 18;
 const HOLD: usize = 19;
+const UNSEEN: usize = 20;
+const DARK: usize = 21;
+const STALL: usize = 22;
 
 impl Mix {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
@@ -122,21 +131,25 @@ impl Mix {
             weights = [0; KINDS];
         }
         let mut interval = [300, 1_000, 3_000, 8_000][rng.below(4) as usize] * MS;
+        let mut length = rng.between(8_000, 40_000) * MS;
         // Some runs leave those faults alone that need time and quiet to come to their point.
-        if rng.chance(1, 6) {
+        if rng.chance(1, 4) {
+            let plot = [EDGE, EDGE, HOLD, UNSEEN, UNSEEN, DARK, STALL][rng.below(7) as usize];
             let other = rng.below(KINDS as u64) as usize;
             weights = [0; KINDS];
-            (weights[EDGE], weights[HOLD], weights[other]) = (3, 2, 1);
-            interval = [5_000, 8_000][rng.below(2) as usize] * MS;
+            weights[other] = 1;
+            weights[plot] = 6;
+            interval = [2_000, 5_000][rng.below(2) as usize] * MS;
+            length = rng.between(20_000, 40_000) * MS;
         }
         Self {
             weights,
             interval,
-            length: rng.between(8_000, 40_000) * MS,
+            length,
             longest: [500, 4_000, 12_000][rng.below(3) as usize] * MS,
             durable: rng.chance(1, 4),
             rot: rng.chance(1, 3),
-            swap: rng.chance(1, 6),
+            swap: rng.chance(1, 4),
             bursts: [0, 3, 7][rng.below(3) as usize],
         }
     }
@@ -247,7 +260,7 @@ impl World {
         self.summary.faults += 1;
         let count = self.nodes.len() as u64;
         // The primary is the most interesting victim.
-        let often = if matches!(kind, EDGE | HOLD) { 3 } else { 1 };
+        let often = if matches!(kind, EDGE | HOLD | UNSEEN | DARK | STALL) { 3 } else { 1 };
         let primary = self.register().and_then(|register| register.primary.as_ref().map(|it| it.node.clone()));
         let primary = primary.and_then(|name| self.index_of(&name)).filter(|_| self.rng.chance(often, 3));
         let n = primary.unwrap_or_else(|| self.rng.below(count) as usize);
@@ -257,20 +270,9 @@ impl World {
             POWER_ONE => self.power_cycle(n, duration),
             POWER_SOME => {
                 let all = self.rng.chance(1, 3);
-                for node in 0..self.nodes.len() {
-                    if all || self.rng.chance(1, 2) {
-                        let longer = self.rng.between(MS, duration);
-                        self.power_cycle(node, longer);
-                    }
-                }
+                self.power_cycle_many(if all { 2 } else { 1 }, duration);
             }
-            KILL_SERVER => {
-                self.touch(replica);
-                self.stop_server(replica, false);
-                self.agent_settle(replica)?;
-                let delay = self.rng.between(20, 1_000) * MS;
-                self.after(delay, Event::StartServer { node: replica });
-            }
+            KILL_SERVER => self.kill_server(replica)?,
             KILL_AGENT => {
                 self.touch(n);
                 self.stop_agent(n);
@@ -278,6 +280,11 @@ impl World {
                 self.after(delay, Event::StartAgent { node: n });
             }
             PAUSE => self.pause(n, duration),
+            // Long enough for another primary: what was under way is answered when it goes on.
+            STALL => {
+                let duration = self.rng.between(3_500, 6_500) * MS;
+                self.pause(replica, duration);
+            }
             CUT_PAIR => {
                 let other = (n + 1 + self.rng.below(count - 1) as usize) % count as usize;
                 self.cut(vec![(n, other), (other, n)], duration);
@@ -333,6 +340,16 @@ impl World {
                 self.after(2_900 * MS, Event::End(Fault::Edge { node: n, tries: 3 }));
             }
             HOLD => self.hold_back(replica),
+            DARK => {
+                // A disk that failed to sync looks well again, until the page cache that hides it is gone everywhere.
+                let victim = self.rng.below(self.replicas as u64) as usize;
+                let short = self.rng.between(50, 1_000) * MS;
+                let share = [300, 1_000][self.rng.below(2) as usize];
+                self.disk_errors(victim, short, Some(DiskFault { sync_errors: share, ..DiskFault::default() }));
+                let dark = short + self.rng.between(50, 2_000) * MS;
+                self.after(dark, Event::End(Fault::Dark));
+            }
+            UNSEEN => self.reboot_unseen(replica),
             RESET => {
                 let ids: Vec<u64> = self.connections.keys().copied().collect();
                 if !ids.is_empty() {
@@ -341,7 +358,7 @@ impl World {
                     self.break_connection(id, 50 * MS);
                 }
             }
-            DISK_ERRORS => self.disk_errors(replica, duration),
+            DISK_ERRORS => self.disk_errors(replica, duration, None),
             DISK_SLOW => {
                 self.touch(replica);
                 note!(self, "--- {}'s disk is slow ---", self.nodes[replica].name);
@@ -390,10 +407,24 @@ impl World {
 
     fn power_cycle(&mut self, n: usize, duration: Time) {
         self.power_off(n);
+        self.maybe_swap_disk(n);
+        self.after(duration, Event::PowerOn { node: n });
+    }
+
+    /// Of two nodes `of_two` lose power.
+    fn power_cycle_many(&mut self, of_two: u64, duration: Time) {
+        for node in 0..self.nodes.len() {
+            if self.rng.chance(of_two, 2) {
+                let longer = self.rng.between(MS, duration);
+                self.power_cycle(node, longer);
+            }
+        }
+    }
+
+    fn maybe_swap_disk(&mut self, n: usize) {
         if self.mix.swap && n < self.replicas && self.rng.chance(1, 4) {
             self.swap_disk(n);
         }
-        self.after(duration, Event::PowerOn { node: n });
     }
 
     /// Another disk is put in: a fresh one. Only while another member holds everything.
@@ -435,6 +466,15 @@ impl World {
         }
     }
 
+    fn kill_server(&mut self, n: usize) -> Result<(), Violation> {
+        self.touch(n);
+        self.stop_server(n, false);
+        self.agent_settle(n)?;
+        let delay = self.rng.between(20, 1_000) * MS;
+        self.after(delay, Event::StartServer { node: n });
+        Ok(())
+    }
+
     fn links_of(&self, n: usize) -> Vec<(usize, usize)> {
         (0..self.nodes.len()).filter(|other| *other != n).flat_map(|other| [(n, other), (other, n)]).collect()
     }
@@ -461,17 +501,35 @@ impl World {
             self.network.link_mut(n, other).held = held;
         }
         // Whoever would take over may be late.
-        let slow = self.rng.below(self.replicas as u64) as usize;
+        let slow = (n + 1 + self.rng.below(self.replicas as u64 - 1) as usize) % self.replicas;
         if slow != n && self.rng.chance(2, 3) {
-            let duration = self.rng.between(40, 600) * MS;
+            let duration = self.rng.between(40, 700) * MS;
             let soon = left + self.rng.below(60 * MS);
             self.after(soon, Event::End(Fault::Stop { node: slow, duration }));
         }
         if self.rng.chance(3, 4) {
-            let stay = held - self.now + self.rng.between(60, 700) * MS;
+            let stay = held - self.now + self.rng.between(60, 500) * MS;
             let duration = self.rng.between(1_000, 4_000) * MS;
             self.after(stay, Event::End(Fault::CutOff { node: n, duration }));
         }
+    }
+
+    /// A member of `primary`'s is booted anew, and is back before the log has heard of it: its volume server is quick and its
+    /// agent is not. Then the primary goes.
+    fn reboot_unseen(&mut self, primary: usize) {
+        let n = (primary + 1 + self.rng.below(self.replicas as u64 - 1) as usize) % self.replicas;
+        self.power_off(n);
+        self.maybe_swap_disk(n);
+        let server = self.rng.between(10, 150) * MS;
+        let last = server + self.rng.between(300, 3_000) * MS;
+        let agent = last + self.rng.between(50, 1_500) * MS;
+        self.nodes[n].up = true;
+        self.nodes[n].boot = tandem_base::RunId(self.rng.next_u64());
+        self.touch(n);
+        self.after(server, Event::StartServer { node: n });
+        self.after(agent, Event::StartAgent { node: n });
+        let fault = Fault::ServerKilled { node: primary };
+        self.after(last, Event::End(fault));
     }
 
     /// A primary is cut off from all but one replica, and what it sends there is held back until the session of the
@@ -537,16 +595,20 @@ impl World {
         self.after(duration, Event::End(Fault::Cut { links }));
     }
 
-    fn disk_errors(&mut self, n: usize, duration: Time) {
-        let Some(register) = self.register() else { return };
-        // Errors on the last in-sync disk are nobody's to survive.
-        let others = (0..self.replicas).any(|other| {
+    /// Whether a member besides `n` holds everything, on a disk that is well.
+    pub(crate) fn another_holds(&self, n: usize) -> bool {
+        let Some(register) = self.register() else { return false };
+        (0..self.replicas).any(|other| {
             let node = &self.nodes[other];
             let sound = node.disk_fault.write_errors + node.disk_fault.sync_errors + node.disk_fault.read_errors == 0;
             let runs = node.server.as_ref().is_some_and(|it| !it.failed && register.is_member(&node.name, it.open));
             other != n && sound && runs
-        });
-        if !others {
+        })
+    }
+
+    fn disk_errors(&mut self, n: usize, duration: Time, which: Option<DiskFault>) {
+        // Errors on the last in-sync disk are nobody's to survive.
+        if !self.another_holds(n) {
             return;
         }
         self.touch(n);
@@ -559,6 +621,7 @@ impl World {
             2 => fault.read_errors = share,
             _ => fault.no_space = share,
         }
+        let fault = which.map_or(fault, |which| DiskFault { slow, ..which });
         note!(self, "--- {}'s disk fails for {} ms: {fault:?} ---", self.nodes[n].name, duration / MS);
         self.nodes[n].disk_fault = fault;
         self.after(duration, Event::End(Fault::Disk { node: n }));
@@ -580,6 +643,11 @@ impl World {
             }
             Fault::Flap { node, links, left } => self.flap(node, links, left),
             Fault::Edge { node, tries } => self.edge(node, tries),
+            Fault::Dark => {
+                let duration = self.rng.between(100, 2_000) * MS;
+                self.power_cycle_many(2, duration);
+            }
+            Fault::ServerKilled { node } => self.kill_server(node)?,
             Fault::Stop { node, duration } => self.pause(node, duration),
             Fault::CutOff { node, duration } => self.cut(self.links_of(node), duration),
             Fault::Weather => {

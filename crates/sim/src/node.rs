@@ -17,6 +17,8 @@ pub(crate) struct Server {
     pub opened: Option<Vec<OpenId>>,
     /// The promotion whose attachments may be made.
     pub serving: Option<Epoch>,
+    /// Until when it may answer, on the node's clock.
+    pub lease: Instant,
     /// Operations under way.
     pub disk_ops: BTreeMap<u64, DiskOp>,
     /// The earliest timer that is set.

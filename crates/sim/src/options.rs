@@ -12,7 +12,24 @@ pub struct Mutation {
     pub(crate) cluster: Option<ClusterMutation>,
 }
 
+/// Mistakes that whole histories seldom show, because another rule stands behind the one that is broken. A directed test
+/// of the core breaks each of them.
+///
+/// - `lease-counts-from-answer` (`lease.rs`): the answer would have to be under way for longer than drift and grace
+///   together, and be the last that arrives; one history in a thousand.
+/// - `revive-expired-session` (`mutations.rs`): a grant counts only once the node has applied the log up to where the
+///   leader read it, so it knows what became of its promotions when the session first expired. It lives for longer, no more.
+/// - `ignore-expected-epoch` (`mutations.rs`): the session, the run and the primary of a proposal are checked beside its
+///   epoch; one history in some hundreds.
+const ELSEWHERE: [&str; 3] = ["lease-counts-from-answer", "revive-expired-session", "ignore-expected-epoch"];
+
 impl Mutation {
+    /// Whether a few hundred histories must notice it.
+    #[must_use]
+    pub fn must_be_noticed(&self) -> bool {
+        !ELSEWHERE.contains(&self.name)
+    }
+
     /// All of them, of both cores.
     #[must_use]
     pub fn all() -> Vec<Self> {

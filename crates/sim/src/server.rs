@@ -16,6 +16,9 @@ use crate::{
     world::{Connection, Event, World, note},
 };
 
+/// Most outputs of a replica in one event.
+const OUTPUTS_MAX: u64 = 1_000_000;
+
 impl World {
     /// The volume server of `n` starts, as its supervisor wants.
     pub(crate) fn start_server(&mut self, n: usize) -> Result<(), Violation> {
@@ -58,6 +61,7 @@ impl World {
             open,
             opened: None,
             serving: None,
+            lease: tandem_base::Instant::ZERO,
             disk_ops: Default::default(),
             timer: Time::MAX,
             failed: false,
@@ -135,6 +139,9 @@ impl World {
     pub(crate) fn deliver_to_server(&mut self, n: usize, run: u64, input: Input) -> Result<(), Violation> {
         if self.server_runs(n, run) {
             note!(self, "{}: told {input:?}", self.nodes[n].name);
+            if let (Input::LeaseGranted { until }, Some(server)) = (&input, &mut self.nodes[n].server) {
+                server.lease = server.lease.max(*until);
+            }
             self.server_input(n, input)?;
         }
         Ok(())
@@ -182,8 +189,16 @@ impl World {
 
     /// Carries out everything the replica wants, then sets its timer.
     pub(crate) fn server_drain(&mut self, n: usize) -> Result<(), Violation> {
+        let mut outputs = 0_u64;
         while let Some(output) = self.nodes[n].server.as_mut().and_then(|server| server.replica.poll_output()) {
             self.output(n, output)?;
+            outputs += 1;
+            if outputs > OUTPUTS_MAX {
+                return Err(Violation::new(
+                    "world",
+                    format!("the replica of node {n} does not come to rest in one event"),
+                ));
+            }
         }
         let node = &mut self.nodes[n];
         if let Some(server) = &mut node.server
@@ -302,6 +317,8 @@ impl World {
         if !self.server_runs(n, run) {
             return Ok(());
         }
+        // Pages that only look clean on the last disk of all are nobody's to survive.
+        let another = self.another_holds(n);
         let node = &mut self.nodes[n];
         let server = node.server.as_mut().expect("it runs");
         let Some(op) = server.disk_ops.remove(&id) else { return Ok(()) };
@@ -341,7 +358,7 @@ impl World {
                 }
             }
             DiskOp::Sync { op } => {
-                if fails(fault.sync_errors, rng) {
+                if another && fails(fault.sync_errors, rng) {
                     disk.sync_fail(op.0, rng);
                     io("fdatasync")
                 } else {

@@ -19,6 +19,8 @@ pub(crate) struct Habit {
     pub sectors_max: u64,
     /// Most requests go to this many first sectors; 0: everywhere alike.
     pub hot: u64,
+    /// Of ten times, how often the program takes seconds to end when it is told to.
+    pub lingers: u64,
     /// Of ten times, how often a node is slow to apply what the log has committed.
     pub late: u64,
 }
@@ -28,7 +30,7 @@ impl Habit {
         // Some programs read nearly always, so that nothing holds them up where a write would wait.
         let reader = rng.chance(1, 4);
         Self {
-            depth: rng.between(1, 8) as usize,
+            depth: if rng.chance(1, 6) { 32 } else { rng.between(1, 8) as usize },
             pause: [5, 20, 60][rng.below(3) as usize] * crate::queue::MS,
             reads: if reader { rng.between(90, 98) } else { rng.between(5, 60) },
             zeroes: rng.below(8),
@@ -36,6 +38,7 @@ impl Habit {
             forced: [0, 0, 10, 100][rng.below(4) as usize],
             sectors_max: [1, 4, 16, 40][rng.below(4) as usize],
             hot: [0, 4, 24][rng.below(3) as usize],
+            lingers: [1, 1, 9][rng.below(3) as usize],
             late: [1, 1, 5][rng.below(3) as usize],
         }
     }

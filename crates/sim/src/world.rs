@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use tandem_base::{ClusterId, Configuration, GroupName, Instant, NodeName, Rng, RunId, ServiceName};
-use tandem_cluster::{Entry, State, Topology};
-use tandem_volume::{Input as VolumeInput, Message, VolumeSpec};
+use tandem_base::{ClusterId, Configuration, Epoch, GroupName, Instant, NodeName, Rng, RunId, ServiceName};
+use tandem_cluster::{Command, Entry, State, Topology};
+use tandem_volume::{Input as VolumeInput, Message, Role, VolumeSpec};
 
 use crate::{
     agent::{Agent, Control, FromServer},
@@ -12,7 +12,7 @@ use crate::{
     consensus::Member,
     disk::{Disk, SECTOR},
     faults::{Fault, Mix},
-    invariants::{Violation, i7::Watch},
+    invariants::{Violation, i2, i7::Watch},
     ledger::Ledger,
     network::{Network, Pipe},
     node::{DiskFault, Node},
@@ -372,16 +372,38 @@ impl World {
     }
 
     /// An entry was committed by somebody: it is true from now on, whether its author learns of it or not.
-    pub(crate) fn committed(&mut self, index: usize, entry: Option<&Rc<Entry>>) {
+    pub(crate) fn committed(&mut self, index: usize, entry: Option<&Rc<Entry>>) -> Result<(), Violation> {
         if index != self.truth_index {
-            return;
+            return Ok(());
         }
         self.truth_index += 1;
         if let Some(entry) = entry {
             let outcome = self.truth.apply(index as u64 + 1, entry);
             note!(self, "log {}: {:?} by {} -> {outcome:?}", index + 1, entry.command, entry.by);
             self.check_losses();
+            let primary = self.register().and_then(|register| register.primary.as_ref());
+            if let (Command::Propose { proposal, .. }, Some(primary)) = (&entry.command, primary)
+                && primary.promotion == proposal.result()
+            {
+                self.check_alone(&primary.node, primary.promotion)?;
+            }
         }
+        Ok(())
+    }
+
+    /// I2 at the commit of a promotion.
+    fn check_alone(&self, promoted: &NodeName, promotion: Epoch) -> Result<(), Violation> {
+        let node = self.index_of(promoted).unwrap_or_default();
+        for other in (0..self.replicas).filter(|other| *other != node) {
+            let Some(server) = &self.nodes[other].server else { continue };
+            let local = self.local(other);
+            let serves =
+                server.serving.is_some() && !server.failed && server.replica.status(local).role == Role::Primary;
+            if serves && local < server.lease {
+                return Err(i2::two(node, promotion, other, server.lease.since(local).as_millis()));
+            }
+        }
+        Ok(())
     }
 
     /// Whether some member of the in-sync set still holds everything, in the open that the register names.
@@ -420,7 +442,7 @@ impl World {
             self.now = at;
             self.summary.events += 1;
             if self.summary.events > self.options.events_max {
-                let what = format!("no rest after {} events", self.summary.events);
+                let what = format!("this history never ended: no rest after {} events", self.summary.events);
                 return Err(Violation::new("world", what));
             }
             if let Some(node) = event.noticed_by(self)

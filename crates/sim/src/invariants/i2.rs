@@ -1,7 +1,7 @@
 //! I2: at most one replica acknowledges in any epoch, and none after a higher epoch has acknowledged.
 //!
 //! Reason: it is promise 2 as a client sees it. An attachment belongs to a promotion, so the epoch of an answer is its
-//! promotion's.
+//! promotion's. Nobody may be able to answer any more when another one is promoted, whether anybody asks just then or not.
 
 use std::collections::BTreeMap;
 
@@ -32,6 +32,12 @@ impl Acknowledgements {
         }
         Ok(())
     }
+}
+
+/// A promotion was committed while another primary serves under a lease.
+pub(crate) fn two(node: usize, promotion: Epoch, other: usize, until: u64) -> Violation {
+    let what = format!("node {node} was promoted in {promotion} while node {other} may answer for another {until} ms");
+    Violation::new("I2", what)
 }
 
 /// An answer that came although a later promotion already served, or its attachment had been told that it is over.
