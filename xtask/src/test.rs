@@ -8,30 +8,12 @@ use std::process::{Command, ExitCode};
 #[derive(Args)]
 pub(crate) struct Options {
     /// Seeds for the simulator.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 20_000)]
     seeds: u64,
     /// Leave out the rehearsals in the lab.
     #[arg(long)]
     no_lab: bool,
 }
-
-/// Deliberate mistakes that the simulator must notice within its first 400 histories.
-const MUTATIONS: [&str; 14] = [
-    "ack_before_shrink_commit",
-    "retry_failed_sync",
-    "lease_checked_before_io",
-    "skip_takeover_barrier",
-    "same_epoch_after_restart",
-    "count_flush_from_old_open",
-    "grow_before_joiner_flush",
-    "stop_waiting_on_unknown_grow",
-    "thaw_by_role",
-    "read_uncommitted",
-    "ignore_overlap_order",
-    "trust-swapped-disk",
-    "keep-member-with-new-open",
-    "new-leader-does-not-wait",
-];
 
 /// Runs it all, and says at the end how many passed and failed.
 pub(crate) fn run(options: &Options) -> ExitCode {
@@ -47,10 +29,9 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     tally.tests("unit, property, golden and lab tests", &mut cargo(&["test", "--workspace", "--no-fail-fast"]));
     let seeds = options.seeds.to_string();
     tally.check("simulator", &mut cargo(&["xtask", "sim", "--seeds", &seeds, "--from", "0"]));
-    for mutation in MUTATIONS {
-        let search = ["xtask", "sim", "--mutation", mutation, "--seeds", "400"];
-        tally.check(&format!("simulator notices {mutation}"), &mut cargo(&search));
-    }
+    // Each deliberate mistake must be noticed within its first histories; each counts as one test.
+    let mistakes = ["xtask", "sim", "--mutation", "all", "--seeds", "400"];
+    tally.tests("simulator notices deliberate mistakes", &mut cargo(&mistakes));
     if !options.no_lab {
         // The release build is what a newcomer runs; both examples are played on it.
         let rehearse = ["run", "--quiet", "--release", "--package", "tandem", "--", "rehearse"];
