@@ -192,8 +192,10 @@ pub(crate) async fn report(core: Arc<Core>, mut alarms: mpsc::UnboundedReceiver<
     while let Some(Alarm { node, why }) = alarms.recv().await {
         let what = "its store is an older copy: it is not listened to until it joins again with an empty one".into();
         let note = Command::Note { node, what, why };
-        if let Err(error) = core.propose(note, CHANGE_WITHIN).await {
-            tracing::warn!(%error, "an alarm was not written down");
+        // It is raised once: until a quorum has written it down it is said again.
+        while let Err(error) = core.propose(note.clone(), CHANGE_WITHIN).await {
+            tracing::warn!(%error, "an alarm is not written down yet");
+            tokio::time::sleep(CHANGE_WITHIN).await;
         }
     }
 }

@@ -53,6 +53,7 @@ pub(crate) async fn run(paths: Paths, lab: bool) -> Result<(), Failure> {
     let run = run_id::of_this_boot(&paths.run_dir)?;
     let timings = crate::topology::of(&plan).timings;
     let control = ControlPlane::open(Config::new(&paths.data_dir, run, timings)).await?;
+    end_on_panic();
     let name = control.node().clone();
     let spec = plan.nodes.get(&name).ok_or_else(|| {
         Failure::new(format!("this machine's certificate says it is `{name}`, which the cluster's plan does not have"))
@@ -98,6 +99,16 @@ pub(crate) async fn run(paths: Paths, lab: bool) -> Result<(), Failure> {
     tracing::info!("agent ends; what it started goes on");
     control.shutdown().await;
     Ok(())
+}
+
+/// A bug in one of the agent's tasks ends the agent, which is then started again. One that went on without it would renew
+/// its lease and do nothing.
+fn end_on_panic() {
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        say(panic);
+        std::process::abort();
+    }));
 }
 
 /// Keeps the plan's text beside the log, for the next start.

@@ -109,13 +109,14 @@ fn a_damaged_log_is_refused_and_the_node_comes_back_by_joining() {
     let store = cluster.b1.data_dir().join("cluster.redb");
     let whole = fs::read(&store).expect("it is ours");
     let flipped = {
-        // Wherever the log lies: a bit of every page.
+        // Wherever the log lies: many bits of every page, since a page may be used in part.
         let mut bytes = whole.clone();
-        bytes.iter_mut().skip(4096 + 300).step_by(4096).for_each(|byte| *byte ^= 4);
+        bytes.iter_mut().skip(4096).step_by(24).for_each(|byte| *byte ^= 4);
         bytes
     };
     for (how, bytes) in [
-        ("cut", whole[..whole.len() / 2].to_vec()),
+        // In the first pages: the second half of a young log is room for more.
+        ("cut", whole[..3 * 4096].to_vec()),
         ("bits flipped", flipped),
         ("zeroed", vec![0; whole.len()]),
         ("empty", Vec::new()),

@@ -8,6 +8,8 @@ pub(crate) mod nbd;
 pub(crate) mod tls;
 
 use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -52,6 +54,12 @@ pub(crate) fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+fn read_back(mut file: File) -> String {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut bytes)).expect("it was written");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// Looks until `done`, for at most a minute.
 #[track_caller]
 pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
@@ -92,8 +100,28 @@ impl Machine {
         command
     }
 
+    /// Runs a command that ends by itself; one that does not within a minute fails the test instead of holding it.
+    #[track_caller]
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().expect("the binary runs")
+        let file = || tempfile::tempfile().expect("a temporary file");
+        let (stdout, stderr) = (file(), file());
+        // Files: what the command starts may hold a pipe open after its end.
+        let both = |file: &File| file.try_clone().expect("it is open");
+        let mut child =
+            self.command(arguments).stdout(both(&stdout)).stderr(both(&stderr)).spawn().expect("the binary runs");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("it is our child") {
+                break status;
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("{arguments:?} did not end within a minute: {}", read_back(stderr));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        Output { status, stdout: read_back(stdout).into_bytes(), stderr: read_back(stderr).into_bytes() }
     }
 
     pub(crate) fn start_agent(&mut self) {

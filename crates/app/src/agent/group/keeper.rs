@@ -312,6 +312,7 @@ impl Keeper {
         let group = &self.config.group;
         let about = node.as_ref().map_or(String::new(), |node| format!(" ({node})"));
         let what = match kind {
+            NoteKind::MemberLeft => "shut out of the in-sync set",
             NoteKind::ResyncStarted => "resync started",
             NoteKind::ResyncDone => "resync done",
             NoteKind::DiskFailed => "disk failed",
