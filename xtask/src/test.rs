@@ -30,7 +30,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     let seeds = options.seeds.to_string();
     tally.check("simulator", &mut cargo(&["xtask", "sim", "--seeds", &seeds, "--from", "0"]));
     // Each deliberate mistake must be noticed within its first histories; each counts as one test.
-    let mistakes = ["xtask", "sim", "--mutation", "all", "--seeds", "400"];
+    let mistakes = ["xtask", "sim", "--mutation", "all", "--seeds", "800"];
     tally.tests("simulator notices deliberate mistakes", &mut cargo(&mistakes));
     if !options.no_lab {
         // The release build is what a newcomer runs; both examples are played on it.
