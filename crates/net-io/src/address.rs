@@ -1,11 +1,13 @@
 //! A service address: an address of this node for as long as its lease, and not longer.
 //!
 //! The kernel takes the address away by itself when its `valid_lft` runs out, whatever became of the agent. It counts
-//! whole seconds, and it may be late: `check_lifetime` in `net/ipv4/devinet.c` (and `addrconf_verify_rtnl` for IPv6)
-//! rounds its timer up to a whole second when that costs less than `ADDRCONF_TIMER_FUZZ`, a quarter of a second. So the
-//! lifetime given is what is left of the lease, less [`LIFETIME_SLACK`], in whole seconds, rounded down. What remains
-//! beyond that is inside the grace that the cluster waits: the kernel looks at most once a second
-//! (`ADDRCONF_TIMER_FUZZ_MAX`), which delays an expiry only when another address changed in the second before it.
+//! whole seconds, and it may be late, for two reasons. `check_lifetime` in `net/ipv4/devinet.c` (and
+//! `addrconf_verify_rtnl` for IPv6) rounds its timer up to a whole second when that costs less than
+//! `ADDRCONF_TIMER_FUZZ`, a quarter of a second. And the timer wheel (`kernel/time/timer.c`) is the coarser the longer
+//! the time: it rounds up by at most 8/63 of it, 256 ms for two seconds at 250 Hz. So the lifetime given is the largest
+//! number of whole seconds that ends within the lease with both added. What remains beyond that is inside the grace that
+//! the cluster waits: the kernel looks at most once a second (`ADDRCONF_TIMER_FUZZ_MAX`), which delays an expiry only
+//! when another address changed in the second before it, and its worker has to wait for its turn on a busy machine.
 //!
 //! The kernel counts in jiffies, which stand still while the machine is suspended. After a resume the address can be
 //! there although the lease is over; nothing of the machine runs in between, and the agent removes it first of all.
@@ -16,8 +18,10 @@ use tandem_base::{Duration, Instant};
 
 use crate::{Cidr, Interface, NetError, Network, link::refused};
 
-/// How late the kernel may be: `ADDRCONF_TIMER_FUZZ`, HZ / 4.
-pub const LIFETIME_SLACK: Duration = Duration::from_millis(250);
+/// How late the kernel may set its timer: `ADDRCONF_TIMER_FUZZ`, HZ / 4.
+const TIMER_FUZZ: Duration = Duration::from_millis(250);
+/// The part of a time by which the kernel's timer wheel may be late, 8/63, rounded up: one in so many.
+const WHEEL_GRAIN: u64 = 7;
 
 /// An address under which users reach a service, as the plan declares it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,9 +162,11 @@ impl Network {
     }
 }
 
-/// Whole seconds that fit into `left` with the kernel's slack; `None` if not even one does.
+/// The whole seconds after which the kernel takes the address away before `left` is over, late as it may be; `None` if
+/// not even one does.
 fn lifetime(left: Duration) -> Option<u32> {
-    let seconds = left.saturating_sub(LIFETIME_SLACK).as_secs();
+    let punctual = left.saturating_sub(Duration::from_nanos(left.as_nanos().div_ceil(WHEEL_GRAIN + 1)));
+    let seconds = punctual.saturating_sub(TIMER_FUZZ).as_secs();
     // u32::MAX would mean for ever (INFINITY_LIFE_TIME).
     (seconds > 0).then(|| u32::try_from(seconds).unwrap_or(u32::MAX).min(u32::MAX - 1))
 }
@@ -180,10 +186,11 @@ mod tests {
     fn a_lifetime_never_rounds_up_nor_becomes_for_ever() {
         let seconds = |millis| lifetime(Duration::from_millis(millis));
         assert_eq!(seconds(0), None);
-        assert_eq!(seconds(1_249), None);
-        assert_eq!(seconds(1_250), Some(1));
+        assert_eq!(seconds(1_428), None);
+        assert_eq!(seconds(1_429), Some(1));
+        assert_eq!(seconds(2_571), Some(1));
+        assert_eq!(seconds(2_572), Some(2));
         assert_eq!(seconds(3_000), Some(2));
-        assert_eq!(seconds(3_250), Some(3));
         assert_eq!(lifetime(Duration::MAX), Some(u32::MAX - 1));
     }
 }

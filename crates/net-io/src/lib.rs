@@ -12,7 +12,7 @@ mod frame;
 mod link;
 mod packet_socket;
 
-pub use address::{Extended, Installed, LIFETIME_SLACK, ServiceAddress};
+pub use address::{Extended, Installed, ServiceAddress};
 pub use announce::ANNOUNCE_AFTER_MS;
 pub use cidr::{Cidr, CidrError};
 pub use claim::{Claim, ClaimWatch};

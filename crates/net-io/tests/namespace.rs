@@ -91,7 +91,7 @@ fn an_address_vanishes_by_itself_before_its_lease_is_over() {
         for cidr in ["10.9.0.10/24", "fd00::10/64"] {
             let mut address = service(cidr);
             address.interface = Some("tap0".into());
-            let until = now() + Duration::from_millis(2_400);
+            let until = now() + Duration::from_secs(3);
             let installed = network.install(&address, until).await.expect("the lease is long enough");
             assert!(network.present(&installed).await.expect("netlink answers"), "{cidr}");
             loop {
