@@ -3,32 +3,7 @@
 
 mod machine;
 
-use machine::{Machine, said, tandem, wait_for};
-
-const PLAN: &str = r#"
-plan = { name = "by-hand" }
-
-[site]
-left = {}
-right = {}
-
-[node]
-a1 = { site = "left", address = "10.77.1.1" }
-b1 = { site = "right", address = "10.77.1.2" }
-w1 = { witness = true, address = "10.77.1.3" }
-
-[link]
-wire = { between = ["left", "right"], latency = "1 ms" }
-
-[volume.disk]
-size = "8 MiB"
-replicas = ["a1", "b1"]
-attach = "nbd"
-
-[service.disk]
-volume = "disk"
-prefer = "left"
-"#;
+use machine::{Machine, cluster::PLAN, said, tandem, wait_for};
 
 #[test]
 fn three_agents_form_a_cluster_and_a_service_moves() {

@@ -84,7 +84,7 @@ async fn make(founding: &Founding, paths: &Paths) -> Result<Founded, FoundError>
     let ca = identity::create_authority(cluster)?;
     let (key, request) = identity::request()?;
     let certificate = identity::issue(&ca, cluster, node, &request)?;
-    crate::identity::private_directory(data).map_err(|cause| FoundError::Write { path: data.clone(), cause })?;
+    identity::private_directory(data).map_err(|cause| FoundError::Write { path: data.clone(), cause })?;
     Identity::write(&paths.identity, &ca.cert_pem, &certificate, &key)?;
     let raft_id = random();
     store::create(&paths.store, cluster, node, raft_id).map_err(OpenError::from)?;

@@ -224,8 +224,13 @@ fn missing_or(path: &Path, cause: io::Error) -> IdentityError {
     }
 }
 
-/// Makes the directory of a node's state, which nobody else may look into: the log in it holds the authority's key.
-pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
+/// Makes a directory that nobody else may look into, also where it was there and open: a node's log holds the authority's
+/// key, its volumes what their services wrote.
+///
+/// # Errors
+///
+/// Those of mkdir(2) and chmod(2).
+pub fn private_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }

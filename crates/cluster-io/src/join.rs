@@ -170,7 +170,7 @@ pub async fn join(joining: Joining) -> Result<Joined, JoinError> {
                 if identity::fingerprint(&ca_pem)? != token.fingerprint {
                     return Err(JoinError::Refused { why: format!("{by} sent another authority than the token's") });
                 }
-                crate::identity::private_directory(&data)
+                identity::private_directory(&data)
                     .map_err(|cause| IdentityError::Write { path: data.clone(), cause })?;
                 Identity::write(&paths.identity, &ca_pem, &node_pem, &key)?;
                 store::create(&paths.store, token.cluster, &node, raft_id)?;

@@ -42,18 +42,11 @@ pub(crate) async fn call(timeout: Duration, call: impl FnOnce() -> io::Result<()
     }
     let ended = crate::clock::watch(pidfd_open(pid, PidfdFlags::NONBLOCK)?)?;
     let mut child = Child { pid, ended: Some(ended) };
-    let waited = match &child.ended {
-        Some(ended) => tokio::time::timeout(timeout.into(), wait(ended, pid)).await,
-        None => unreachable!("it was put there above"),
-    };
-    match waited {
-        Ok(code) => {
-            child.ended = None;
-            match code? {
-                0 => Ok(Ended::Returned(Ok(()))),
-                errno => Ok(Ended::Returned(Err(io::Error::from_raw_os_error(errno)))),
-            }
-        }
+    match tokio::time::timeout(timeout.into(), child.wait()).await {
+        Ok(code) => match code? {
+            0 => Ok(Ended::Returned(Ok(()))),
+            errno => Ok(Ended::Returned(Err(io::Error::from_raw_os_error(errno)))),
+        },
         Err(_) => Ok(Ended::TimedOut),
     }
 }
@@ -63,6 +56,15 @@ struct Child {
     pid: Pid,
     /// Tells its end; `None` once it was waited for.
     ended: Option<tokio::io::unix::AsyncFd<rustix::fd::OwnedFd>>,
+}
+
+impl Child {
+    async fn wait(&mut self) -> io::Result<i32> {
+        let ended = self.ended.as_ref().expect("a child is waited for once");
+        let code = wait(ended, self.pid).await;
+        self.ended = None;
+        code
+    }
 }
 
 impl Drop for Child {

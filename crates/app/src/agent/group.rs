@@ -6,8 +6,8 @@
 mod keeper;
 mod recovery;
 
-use self::keeper::{Keeper, Strangers};
-use super::{disk_probe::DiskProbe, proposer::Proposer};
+use self::keeper::Keeper;
+use super::{disk_probe::DiskProbe, now_and_then::NowAndThen, proposer::Proposer};
 use crate::paths::Paths;
 use std::{collections::BTreeMap, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, time::Duration};
 use tandem_base::{Configuration, Epoch, Instant, NodeName, OpenId, SessionId};
@@ -111,7 +111,7 @@ impl Group {
             disk_again: recovery::DISK_AGAIN[0],
             unanswered: 0,
             probe: DiskProbe::default(),
-            strangers: Strangers::default(),
+            strangers: NowAndThen::new(keeper::STRANGERS_AGAIN),
             asked: BTreeMap::new(),
         };
         tokio::spawn(keeper.run());

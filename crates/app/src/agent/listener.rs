@@ -1,12 +1,12 @@
 //! The one port for peers: each connection goes where its ALPN says, before anything of it is consumed.
 
-use super::{group::Group, node::UNPOISONED};
+use super::{group::Group, node::UNPOISONED, now_and_then::NowAndThen};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tandem_base::GroupName;
 use tandem_cluster_io::{ALPN_CONTROL, ALPN_JOIN, ControlPlane, alpn};
@@ -57,40 +57,32 @@ impl Drop for Entrance {
     }
 }
 
-/// Tells of refused connections now and then: anybody can cause them, as often as he likes.
-#[derive(Default)]
-struct Refusals {
-    told: Option<Instant>,
-    more: u64,
-}
+/// Tells of refused connections.
+struct Refusals(Mutex<NowAndThen>);
 
 impl Refusals {
-    fn tell(&mut self, peer: SocketAddr, why: &str) {
-        if self.told.is_some_and(|told| told.elapsed() < TELL_AGAIN) {
-            self.more += 1;
-            return;
+    fn tell(&self, peer: SocketAddr, why: &str) {
+        if let Some(more) = self.0.lock().expect(UNPOISONED).due() {
+            tracing::info!(%peer, why, more, "connection refused");
         }
-        let more = std::mem::take(&mut self.more);
-        tracing::info!(%peer, why, more, "connection refused");
-        self.told = Some(Instant::now());
     }
 }
 
 /// Accepts for ever.
 pub(super) async fn listen(listener: TcpListener, control: ControlPlane, groups: Groups) {
-    let (entrances, refusals) = (Entrances::default(), Arc::<Mutex<Refusals>>::default());
+    let (entrances, refusals) = (Entrances::default(), Arc::new(Refusals(Mutex::new(NowAndThen::new(TELL_AGAIN)))));
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let Some(entrance) = Entrance::take(&entrances, peer.ip()) else {
                     let why = "too many connections of this address have not said who they are";
-                    refusals.lock().expect(UNPOISONED).tell(peer, why);
+                    refusals.tell(peer, why);
                     continue;
                 };
                 let (control, groups, refusals) = (control.clone(), Arc::clone(&groups), Arc::clone(&refusals));
                 tokio::spawn(async move {
                     if let Err(why) = route(stream, &control, &groups, entrance).await {
-                        refusals.lock().expect(UNPOISONED).tell(peer, &why);
+                        refusals.tell(peer, &why);
                     }
                 });
             }

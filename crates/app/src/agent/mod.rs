@@ -10,6 +10,7 @@ mod disk_probe;
 mod group;
 mod listener;
 mod node;
+mod now_and_then;
 mod oracle;
 mod proposer;
 mod run_id;
@@ -23,12 +24,7 @@ use crate::{
     plan_files,
 };
 use proposer::Proposer;
-use std::{
-    net::SocketAddr,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
-    path::Path,
-    sync::Arc,
-};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 use tandem_cluster_io::{Config, ControlPlane, PORT};
 use tandem_net_io::Network;
 use tandem_node_io::{GuardHandle, GuardSpec};
@@ -134,10 +130,7 @@ async fn remember_plan(control: ControlPlane, paths: Paths) {
 
 /// Makes a directory that only root may look into.
 fn private_directory(path: &Path) -> Result<(), Failure> {
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    // One that was there may be open to others: the authority's key and the volumes' content lie in it.
-    let closed = made.and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)));
-    closed.map_err(|error| {
+    tandem_cluster_io::identity::private_directory(path).map_err(|error| {
         let failure = Failure::new(format!("cannot make {}: {error}", path.display()));
         match error.kind() {
             std::io::ErrorKind::PermissionDenied => failure.hint(format!("the agent needs root: {AS_ROOT}")),

@@ -9,7 +9,7 @@ use crate::{
 };
 use std::sync::Arc;
 use tandem_base::{GroupName, NodeName, ServiceName};
-use tandem_cluster::{Command, Event, Outcome, Phase, Refusal, State, Subject, Topology, explain};
+use tandem_cluster::{Command, Event, Outcome, Phase, Refusal, State, Subject, explain};
 use tandem_cluster_io::{ControlPlane, Lease, clock};
 use tokio::sync::watch;
 
@@ -127,24 +127,17 @@ impl Agent {
                 Answer::Done { what: format!("{service} moves to {to}; `tandem explain {service}` follows it") }
             }
             Ok(Outcome::Refused(refusal)) => {
+                let applied = Arc::clone(&self.control.watch().borrow());
+                let topology = applied.state.topology();
                 let known = match &refusal {
-                    Refusal::UnknownService(_) => {
-                        Some(self.known(|topology| topology.services.keys().map(ToString::to_string).collect()))
-                    }
-                    Refusal::UnknownNode(_) => {
-                        Some(self.known(|topology| topology.nodes.keys().map(ToString::to_string).collect()))
-                    }
+                    Refusal::UnknownService(_) => Some(it_has(topology.services.keys())),
+                    Refusal::UnknownNode(_) => Some(it_has(topology.nodes.keys())),
                     _ => None,
                 };
                 refused(refusal.to_string(), known.as_deref().or(refusal.hint()))
             }
             Err(error) => refused(error.to_string(), Some("`tandem status` shows which nodes are live")),
         }
-    }
-
-    /// The names that there are, for somebody who wrote another one.
-    fn known(&self, names: impl FnOnce(&Topology) -> Vec<String>) -> String {
-        format!("it has {}", names(self.control.watch().borrow().state.topology()).join(", "))
     }
 
     fn explain(&self, service: &str) -> Answer {
@@ -162,8 +155,8 @@ impl Agent {
                 Answer::Explain { lines }
             }
             None => {
-                let names: Vec<_> = applied.state.topology().services.keys().map(ServiceName::as_str).collect();
-                refused(format!("the plan has no service `{service}`; it has {}", names.join(", ")), None)
+                let names = it_has(applied.state.topology().services.keys());
+                refused(format!("the plan has no service `{service}`; {names}"), None)
             }
         }
     }
@@ -235,6 +228,12 @@ fn is_about(line: &EventLine, service: &str) -> bool {
             .strip_prefix("service ")
             .and_then(|what| what.strip_prefix(service))
             .is_some_and(|what| what.starts_with(": "))
+}
+
+/// The names that there are, for somebody who wrote another one.
+fn it_has(names: impl Iterator<Item = impl ToString>) -> String {
+    let names: Vec<_> = names.map(|name| name.to_string()).collect();
+    format!("it has {}", names.join(", "))
 }
 
 fn refused(why: String, hint: Option<&str>) -> Answer {

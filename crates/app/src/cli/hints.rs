@@ -15,36 +15,24 @@ pub(super) fn of(error: &(dyn Error + 'static)) -> Option<String> {
 }
 
 fn own(error: &(dyn Error + 'static)) -> Option<String> {
-    fn text(hint: Option<&'static str>) -> Option<String> {
-        hint.map(Into::into)
+    macro_rules! of_the_first_that_fits {
+        ($($kind:ty),* $(,)?) => {
+            $(if let Some(error) = error.downcast_ref::<$kind>() {
+                return error.hint().map(Into::into);
+            })*
+        };
     }
-    if let Some(error) = error.downcast_ref::<crate::api::AgentError>() {
-        return error.hint();
-    }
-    if let Some(error) = error.downcast_ref::<tandem_lab::LabError>() {
-        return error.hint();
-    }
-    if let Some(error) = error.downcast_ref::<tandem_cluster_io::OpenError>() {
-        return text(error.hint());
-    }
-    if let Some(error) = error.downcast_ref::<tandem_cluster_io::join::JoinError>() {
-        return text(error.hint());
-    }
-    if let Some(error) = error.downcast_ref::<tandem_cluster_io::StoreError>() {
-        return text(error.hint());
-    }
-    if let Some(error) = error.downcast_ref::<tandem_cluster_io::identity::IdentityError>() {
-        return text(error.hint());
-    }
-    if let Some(error) = error.downcast_ref::<tandem_volume_io::server::ServerError>() {
-        return text(error.hint());
-    }
-    if let Some(error) = error.downcast_ref::<tandem_volume_io::attach::AttachError>() {
-        return text(error.hint());
-    }
-    if let Some(error) = error.downcast_ref::<tandem_net_io::NetError>() {
-        return text(error.hint());
-    }
+    of_the_first_that_fits!(
+        crate::api::AgentError,
+        tandem_lab::LabError,
+        tandem_cluster_io::OpenError,
+        tandem_cluster_io::join::JoinError,
+        tandem_cluster_io::StoreError,
+        tandem_cluster_io::identity::IdentityError,
+        tandem_volume_io::server::ServerError,
+        tandem_volume_io::attach::AttachError,
+        tandem_net_io::NetError,
+    );
     let denied = error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
     denied.then(|| AS_ROOT.into())
 }

@@ -6,8 +6,8 @@ use crate::machine::{
     own_mounts, said, tandem, wait_for,
 };
 use std::{
-    io::{BufRead, BufReader, Write},
-    process::{Command, Stdio},
+    io::Write,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -132,26 +132,8 @@ fn a_failing_disk_under_an_attached_file_costs_no_record_and_little_time() {
     let up = lab.up(&duo());
     assert!(up.status.success(), "{}", said(&up));
     lab.wait_well("h1");
-    let client = |more: &[&str]| {
-        let target = ["outside", "tandem", "rehearse-client", "--kind", "ledger", "--target", "10.9.0.10:7000"];
-        let mut command = lab.command("exec", &[&target, more].concat());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        command
-    };
-    let mut writer = client(&[]).spawn().expect("the binary runs");
-    let mut lines = BufReader::new(writer.stdout.take().expect("it is piped")).lines();
-    let mut acknowledged = Vec::new();
-    let mut next = |acknowledged: &mut Vec<u64>, count: usize| {
-        let enough = acknowledged.len() + count;
-        while acknowledged.len() < enough {
-            let line = lines.next().expect("the client goes on").expect("it prints text");
-            let line: serde_json::Value = serde_json::from_str(&line).expect("it prints JSON");
-            if line["event"] == "acked" {
-                acknowledged.push(line["number"].as_u64().expect("a number"));
-            }
-        }
-    };
-    next(&mut acknowledged, 10);
+    let mut writer = lab.writer();
+    writer.more(10);
     lab.says("r1", &["volume", "inject-disk-fault", "ledger", "--errno", "5"]);
     let failed = Instant::now();
     wait_for("the service runs on h1", || {
@@ -160,15 +142,14 @@ fn a_failing_disk_under_an_attached_file_costs_no_record_and_little_time() {
             .is_ok_and(|status| status["services"][0]["node"] == "h1" && status["services"][0]["phase"] == "running")
     });
     // What is read from here on was acknowledged before or after; thirty are more than the pipe may have held.
-    next(&mut acknowledged, 30);
+    writer.more(30);
     // A stop that waits for a process that waits for the volume takes the stop's whole limit: 30 s.
     assert!(failed.elapsed() < Duration::from_secs(20), "{:?}", failed.elapsed());
-    writer.stdin.take().expect("it is piped").write_all(b"stop\n").expect("it listens");
-    assert!(writer.wait().expect("it is our child").success());
+    let acknowledged = writer.stop();
     let why = lab.says("h1", &["explain", "ledger"]);
     assert!(why.contains("r1 cannot keep it") && why.contains("its disk failed: "), "{why}");
     // Every acknowledged record is there.
-    let mut verify = client(&["--verify"]).spawn().expect("the binary runs");
+    let mut verify = lab.client(&["--verify"]).spawn().expect("the binary runs");
     let numbers: String = acknowledged.iter().map(|number| format!("{number}\n")).collect();
     verify.stdin.take().expect("it is piped").write_all(numbers.as_bytes()).expect("it reads");
     let verified = verify.wait_with_output().expect("it ends");

@@ -243,21 +243,15 @@ fn strangers_at_the_port_for_peers_hurt_nobody() {
     good.goes_on();
 
     // Known, and then garbage: a1's own certificate takes a1's place for a moment, and a1 comes back.
-    for bytes in [vec![0xff; 4096], vec![0; 4096], b"half".to_vec()] {
-        let identity = cluster.a1.data_dir().join("identity");
-        let mut stream = tls::connect(B1, VOLUME, Some(&identity)).expect("it is known");
-        tls::send(&mut stream, &bytes);
-        let _ = stream.sock.shutdown(Shutdown::Write);
-        let _ = tls::rest(&mut stream);
-        good.goes_on();
-    }
-    for bytes in [vec![0xff; 64], vec![0; 64], b"half".to_vec()] {
-        let identity = cluster.a1.data_dir().join("identity");
-        let mut stream = tls::connect(B1, CONTROL, Some(&identity)).expect("it is known");
-        tls::send(&mut stream, &bytes);
-        let _ = stream.sock.shutdown(Shutdown::Write);
-        let _ = tls::rest(&mut stream);
-        good.goes_on();
+    for (protocol, length) in [(VOLUME, 4096), (CONTROL, 64)] {
+        for bytes in [vec![0xff; length], vec![0; length], b"half".to_vec()] {
+            let identity = cluster.a1.data_dir().join("identity");
+            let mut stream = tls::connect(B1, protocol, Some(&identity)).expect("it is known");
+            tls::send(&mut stream, &bytes);
+            let _ = stream.sock.shutdown(Shutdown::Write);
+            let _ = tls::rest(&mut stream);
+            good.goes_on();
+        }
     }
     good.end();
     cluster.wait_well();

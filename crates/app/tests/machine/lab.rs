@@ -2,8 +2,9 @@
 
 use super::{run_tool, said, tandem, wait_for};
 use std::{
+    io::{BufRead, BufReader, Lines, Write},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, ChildStdout, Command, Output, Stdio},
 };
 use tempfile::TempDir;
 
@@ -49,6 +50,50 @@ impl Lab {
 
     pub(crate) fn base(&self) -> PathBuf {
         self.base.path().to_path_buf()
+    }
+}
+
+/// A client outside the sites that appends records to the ledger of [`duo`], and remembers what was acknowledged.
+pub(crate) struct Writer {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    pub(crate) acknowledged: Vec<u64>,
+}
+
+impl Writer {
+    /// Waits until so many more were acknowledged.
+    pub(crate) fn more(&mut self, count: usize) {
+        let enough = self.acknowledged.len() + count;
+        while self.acknowledged.len() < enough {
+            let line = self.lines.next().expect("the client goes on").expect("it prints text");
+            let line: serde_json::Value = serde_json::from_str(&line).expect("it prints JSON");
+            if line["event"] == "acked" {
+                self.acknowledged.push(line["number"].as_u64().expect("a number"));
+            }
+        }
+    }
+
+    /// Ends it in order; returns what was acknowledged and seen.
+    pub(crate) fn stop(mut self) -> Vec<u64> {
+        self.child.stdin.take().expect("it is piped").write_all(b"stop\n").expect("it listens");
+        assert!(self.child.wait().expect("it is our child").success());
+        self.acknowledged
+    }
+}
+
+impl Lab {
+    /// `tandem rehearse-client ...`, outside the sites, for the ledger.
+    pub(crate) fn client(&self, more: &[&str]) -> Command {
+        let target = ["outside", "tandem", "rehearse-client", "--kind", "ledger", "--target", "10.9.0.10:7000"];
+        let mut command = self.command("exec", &[&target, more].concat());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+    }
+
+    pub(crate) fn writer(&self) -> Writer {
+        let mut child = self.client(&[]).spawn().expect("the binary runs");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        Writer { child, lines, acknowledged: Vec::new() }
     }
 }
 

@@ -47,6 +47,13 @@ impl Flush {
             _ => required,
         }
     }
+
+    /// `peer` is durable up to write `durable`; 0 covers nothing, as sequences begin at 1.
+    fn durable_ahead(&mut self, peer: usize, durable: u64) {
+        if self.covers.is_some_and(|covers| covers <= durable) {
+            self.held |= 1 << peer;
+        }
+    }
 }
 
 impl Replica {
@@ -65,16 +72,20 @@ impl Replica {
         let begin = local == Local::Pending;
         // The initiator means what it was told to be done; nothing beyond the last write that is done can be meant.
         let covers = matches!(purpose, Purpose::Request(_)).then_some(primary.last_done);
-        let wanted = Flush { purpose, covers, held: 0, local, since: self.now };
+        let mut wanted = Flush { purpose, covers, held: 0, local, since: self.now };
         let targets = wanted.wants(primary.required);
-        primary.flushes.insert(flush, wanted);
+        for peer in bits(targets) {
+            wanted.durable_ahead(peer, self.durable_ahead(peer));
+        }
+        if let Some(primary) = &mut self.primary {
+            primary.flushes.insert(flush, wanted);
+        }
         if begin {
             self.disk.start(Job::Flush { promotion, flush }, &mut self.outputs, |op| DiskOp::Sync { op });
         }
         for peer in bits(targets) {
             // Also to those that are durable already: it tells them that flushes come.
             self.send_flush(peer, flush);
-            self.flush_durable_ahead(peer);
         }
         self.look_at_flush(flush);
     }
@@ -88,22 +99,19 @@ impl Replica {
         }
         if let Some(link) = self.peers[peer].link.as_mut().filter(|link| link.following == Some(promotion)) {
             link.durable = link.durable.max(sequence);
-            self.flush_durable_ahead(peer);
+            let durable = self.durable_ahead(peer);
+            for flush in self.primary.iter_mut().flat_map(|primary| primary.flushes.values_mut()) {
+                flush.durable_ahead(peer, durable);
+            }
             self.look_at_flushes();
         }
     }
 
-    /// Counts `peer` as durable for the flushes that cover no more than it has made durable by itself. Only a member:
-    /// what a joiner holds by comparison it has not received as a write.
-    fn flush_durable_ahead(&mut self, peer: usize) {
-        let durable = self.peers[peer].link.as_ref().map_or(0, |link| link.durable);
-        if durable == 0 || !self.speaks_for_member(peer) {
-            return;
-        }
-        let flushes = self.primary.iter_mut().flat_map(|primary| primary.flushes.values_mut());
-        for flush in flushes.filter(|flush| flush.covers.is_some_and(|covers| covers <= durable)) {
-            flush.held |= 1 << peer;
-        }
+    /// Up to which write `peer` is durable without having been asked; 0 for none. Only a member counts: what a joiner holds
+    /// by comparison it has not received as a write.
+    fn durable_ahead(&self, peer: usize) -> u64 {
+        let link = self.peers[peer].link.as_ref().filter(|_| self.speaks_for_member(peer));
+        link.map_or(0, |link| link.durable)
     }
 
     fn send_flush(&mut self, peer: usize, flush: u64) {

@@ -1,7 +1,7 @@
 //! The conversation between a group's volume server and the log, for as long as the agent runs.
 
 use super::{Ends, Orders, Request, Role, Serving};
-use crate::agent::{disk_probe::DiskProbe, proposer::Proposer};
+use crate::agent::{disk_probe::DiskProbe, now_and_then::NowAndThen, proposer::Proposer};
 use std::{
     collections::BTreeMap,
     os::fd::OwnedFd,
@@ -35,13 +35,6 @@ pub(super) const STRANGERS_AGAIN: Duration = Duration::from_secs(60);
 /// Between two tries to start the server; it says itself why it cannot.
 pub(super) const START_AGAIN: Duration = Duration::from_secs(1);
 
-/// Connections that nobody of this cluster made.
-#[derive(Default)]
-pub(super) struct Strangers {
-    since: Option<StdInstant>,
-    more: u64,
-}
-
 pub(super) struct Keeper {
     pub(super) config: ServerConfig,
     pub(super) run_dir: PathBuf,
@@ -67,7 +60,8 @@ pub(super) struct Keeper {
     /// Looks since the server last answered the agent's own question.
     pub(super) unanswered: u32,
     pub(super) probe: DiskProbe,
-    pub(super) strangers: Strangers,
+    /// Tells of connections that nobody of this cluster made.
+    pub(super) strangers: NowAndThen,
     pub(super) asked: BTreeMap<u64, oneshot::Sender<Status>>,
 }
 
@@ -298,13 +292,7 @@ impl Keeper {
     fn note(&mut self, kind: NoteKind, node: Option<NodeName>, text: String) {
         let mut text = text;
         if kind == NoteKind::PeerRefused && node.is_none() {
-            let strangers = &mut self.strangers;
-            if strangers.since.is_some_and(|since| since.elapsed() < STRANGERS_AGAIN) {
-                strangers.more += 1;
-                return;
-            }
-            strangers.since = Some(StdInstant::now());
-            let more = std::mem::take(&mut strangers.more);
+            let Some(more) = self.strangers.due() else { return };
             if more > 0 {
                 text = format!("{text}; {more} more since the last such line");
             }
