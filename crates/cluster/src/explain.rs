@@ -3,7 +3,7 @@
 use alloc::{format, string::String, vec::Vec};
 use tandem_base::ServiceName;
 
-use crate::{Phase, State, group::list};
+use crate::{Phase, State, group::list, placement::times};
 
 /// Where `service` runs, why, what it waits for, and who could take over. Empty if the plan does not have it.
 #[must_use]
@@ -30,10 +30,13 @@ pub fn explain(state: &State, service: &ServiceName) -> Vec<String> {
                 }
             };
             lines.push(format!("`{service}` {phase}{lost}: {}", placement.why));
+            if let Some(why) = &placement.stranded {
+                lines.push(format!("it cannot fail over: {why}"));
+            }
         }
     }
     for (node, failure) in &placement.failures {
-        lines.push(format!("failed on {node} {} times, last: {}", failure.count, failure.why));
+        lines.push(format!("failed on {node} {}, last: {}", times(failure.count), failure.why));
     }
     if let Some(register) = spec.group.as_ref().and_then(|group| state.group(group)) {
         let primary = register.config.primary.as_ref().map_or("nobody", |primary| primary.node.as_str());

@@ -136,6 +136,10 @@ impl State {
         let trusted = mutations::active(Mutation::TrustSwappedDisk);
         let known = registered.is_some_and(|registered| previous.contains(&registered));
         let swapped = registered.is_some() && !known && !trusted;
+        let other_disk = match previous {
+            [] => "its disk is new, or failed in an earlier run: nothing on it is believed",
+            _ => "its disk was swapped or rolled back",
+        };
         let subject = Subject::Group(group.clone(), Some(node.clone()));
         if !register.was_served() {
             register.register(node, open, run, previous);
@@ -147,7 +151,7 @@ impl State {
         }
         if !register.config.in_sync.contains_key(node) {
             register.register(node, open, run, previous);
-            let why = if swapped { "its disk was swapped or rolled back" } else { "it was not in sync before" };
+            let why = if swapped { other_disk } else { "it was not in sync before" };
             self.event(subject, "replica opened, needs resync", why);
             return Ok(());
         }
@@ -173,7 +177,7 @@ impl State {
         let what = if keep { "replica opened again, in sync" } else { "replica opened again, needs resync" };
         let why = match (keep, swapped, was_primary) {
             (true, ..) => "it is the last that holds every acknowledged write",
-            (false, true, _) => "its disk was swapped or rolled back",
+            (false, true, _) => other_disk,
             (false, false, true) => "its volume server restarted while it was primary",
             (false, false, false) => "its volume server restarted",
         };

@@ -6,9 +6,9 @@ use alloc::{
     string::String,
 };
 use serde::{Deserialize, Serialize};
-use tandem_base::{GroupName, NodeName, ServiceName};
+use tandem_base::{Duration, GroupName, NodeName, ServiceName};
 
-use crate::{Phase, State};
+use crate::{Failure, Phase, State};
 
 /// What a node does about a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,8 @@ pub enum ServiceIntent {
     Run {
         /// To be named in every report.
         placement: u64,
+        /// How long to wait before its start: it failed here before.
+        pause: Duration,
     },
     /// Do not run it.
     Stop {
@@ -63,7 +65,11 @@ pub fn intents(state: &State, node: &NodeName) -> Intents {
         let assignment = state.service(service).and_then(|placement| placement.assignment.as_ref());
         let intent = match assignment {
             Some(assignment) if assignment.node == *node => match &assignment.phase {
-                Phase::Starting | Phase::Running => ServiceIntent::Run { placement: assignment.placement },
+                Phase::Starting | Phase::Running => {
+                    let failure = state.service(service).and_then(|placement| placement.failures.get(node));
+                    let pause = failure.map_or(Duration::ZERO, Failure::pause);
+                    ServiceIntent::Run { placement: assignment.placement, pause }
+                }
                 Phase::Stopping { why, .. } | Phase::Releasing { why, .. } => {
                     ServiceIntent::Stop { placement: Some(assignment.placement), why: why.clone() }
                 }

@@ -137,12 +137,19 @@ pub enum Refusal {
         /// The one that the register holds.
         registered: OpenId,
     },
-    /// The last replica that holds every acknowledged write came back with another disk.
+    /// The last replica that holds every acknowledged write came back with another disk, or with one that failed.
     #[error(
-        "the disk under {node}'s replica of `{group}` was swapped or rolled back: it was last opened as {}, the \
-         register says {registered}. {node} is the last replica that holds every acknowledged write, so `{group}` \
-         cannot be served until the right disk is back",
-        previous.map_or_else(|| String::from("nothing"), |open| alloc::format!("{open}"))
+        "{} the register's last run of it is {registered}. {node} is the last replica that holds every acknowledged \
+         write, so `{group}` cannot be served until the right disk is back",
+        match previous {
+            Some(open) => alloc::format!(
+                "the disk under {node}'s replica of `{group}` was swapped or rolled back: it was last opened as {open},"
+            ),
+            None => alloc::format!(
+                "the disk under {node}'s replica of `{group}` is new, or failed in an earlier run, after which nothing on \
+                 it is believed;"
+            ),
+        }
     )]
     WrongDisk {
         /// The group.
@@ -151,7 +158,7 @@ pub enum Refusal {
         node: NodeName,
         /// The run that the register holds.
         registered: OpenId,
-        /// The run that the disk's superblock names.
+        /// The run that the disk's superblock vouches for: none on a new disk, and on one that failed.
         previous: Option<OpenId>,
     },
     /// The compare-and-set lost.
@@ -232,8 +239,9 @@ impl Refusal {
         match self {
             Self::NotFounded => Some("run `tandem init` on the first node"),
             Self::NotAdmitted(_) => Some("run `tandem join` on that node"),
-            Self::PlanChanged { .. } => Some("run `tandem plan diff` against the running plan"),
-            Self::WrongDisk { .. } => Some("put the disk back that was there before, then start the node again"),
+            Self::WrongDisk { .. } => Some(
+                "put the disk back that was there before, then start the node again; copy the image of one that failed first",
+            ),
             Self::CannotMove { .. } => Some("`tandem status` shows what is in sync and live"),
             Self::SecondRun { .. } => Some("if this lasts, find the other machine that uses this identity"),
             _ => None,

@@ -2,7 +2,7 @@
 
 use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
-use tandem_base::{GroupName, NodeName, RunId, ServiceName};
+use tandem_base::{Duration, GroupName, NodeName, RunId, ServiceName};
 
 use crate::{Failback, ServiceSpec, State, Subject};
 
@@ -58,15 +58,23 @@ pub struct Placement {
     pub assignment: Option<Assignment>,
     /// The reason, in one line.
     pub why: String,
+    /// Its node may not act, and nobody else can run it, for this reason. Should the node be heard again first, the
+    /// service goes on there.
+    pub stranded: Option<String>,
     /// What went wrong, by node.
     pub failures: BTreeMap<NodeName, Failure>,
     /// Where a person moved it: stronger than the preferred site, until it has to leave.
     pub moved_to: Option<NodeName>,
 }
 
-/// How often a service may fail on one node until it is steady again or a person moves it. The log has no clock, so
-/// there is no waiting in between; the nodes' own restarts come before a failure is reported.
-pub const FAILURES_MAX: u32 = 2;
+/// How often a service may fail on one node until it is steady again or a person moves it. The nodes' own restarts come
+/// before a failure is reported.
+pub const FAILURES_MAX: u32 = 5;
+/// How long a node waits before it starts a service that failed there once. Twice as long after each further failure: a
+/// trouble that passes within a minute or two needs no person, and one that stays does not wear out the machines.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// The longest of these pauses.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(40);
 
 /// What changes about a service's placement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +85,8 @@ pub struct Decision {
     pub assignment: Option<Assignment>,
     /// The reason.
     pub why: String,
+    /// Why it can neither go on there nor move ([`Placement::stranded`]).
+    pub stranded: Option<String>,
     /// What to call it among the events; `None`: only the reason changed.
     pub what: Option<String>,
 }
@@ -92,8 +102,8 @@ pub fn decide(state: &State) -> Vec<Decision> {
 pub(crate) fn settle(state: &mut State) {
     let services: Vec<ServiceName> = state.services.keys().cloned().collect();
     for service in &services {
-        // Stopped, released, started elsewhere: three steps at most follow from one entry.
-        for _ in 0..4 {
+        // Heard again, stopped, released, started elsewhere: four steps at most follow from one entry.
+        for _ in 0..5 {
             let Some(decision) = step(state, service) else { break };
             carry_out(state, decision);
         }
@@ -109,7 +119,7 @@ pub(crate) fn settle(state: &mut State) {
 }
 
 fn carry_out(state: &mut State, decision: Decision) {
-    let Decision { service, assignment, why, what } = decision;
+    let Decision { service, assignment, why, stranded, what } = decision;
     let Some(placement) = state.services.get_mut(&service) else { return };
     if let Some(assignment) = &assignment {
         state.placements = state.placements.max(assignment.placement);
@@ -120,8 +130,9 @@ fn carry_out(state: &mut State, decision: Decision) {
     let about = assignment.as_ref().or(placement.assignment.as_ref()).map(|assignment| assignment.node.clone());
     placement.assignment = assignment;
     placement.why.clone_from(&why);
+    placement.stranded.clone_from(&stranded);
     if let Some(what) = what {
-        state.event(Subject::Service(service, about), &what, why);
+        state.event(Subject::Service(service, about), &what, stranded.unwrap_or(why));
     }
 }
 
@@ -130,8 +141,8 @@ fn step(state: &State, service: &ServiceName) -> Option<Decision> {
     let placement = state.services.get(service)?;
     let current = placement.assignment.as_ref();
     let decision = |assignment, why: String, what: Option<String>| {
-        let changed = assignment != placement.assignment || why != placement.why;
-        changed.then(|| Decision { service: service.clone(), assignment, why, what })
+        let changed = assignment != placement.assignment || why != placement.why || placement.stranded.is_some();
+        changed.then(|| Decision { service: service.clone(), assignment, why, stranded: None, what })
     };
     let Some(spec) = state.topology.services.get(service) else {
         let what = current.map(|_| String::from("taken out"));
@@ -152,7 +163,21 @@ fn step(state: &State, service: &ServiceName) -> Option<Decision> {
     };
     let from = &current.node;
     if state.live_run(from) != Some(current.run) {
-        return lost(state, service, spec, placement, current).and_then(|(a, why, what)| decision(a, why, what));
+        return match lost(state, service, spec, placement, current)? {
+            Fate::Goes(assignment, why, what) => decision(assignment, why, Some(what)),
+            Fate::Stranded(why) if placement.stranded.as_ref() == Some(&why) => None,
+            Fate::Stranded(why) => Some(Decision {
+                service: service.clone(),
+                assignment: Some(current.clone()),
+                why: placement.why.clone(),
+                stranded: Some(why),
+                what: Some(String::from("cannot fail over")),
+            }),
+        };
+    }
+    if placement.stranded.is_some() {
+        let what = format!("goes on, {from} is heard again");
+        return decision(Some(current.clone()), placement.why.clone(), Some(what));
     }
     match &current.phase {
         Phase::Starting | Phase::Running => {
@@ -186,7 +211,13 @@ fn step(state: &State, service: &ServiceName) -> Option<Decision> {
     }
 }
 
-type Change = (Option<Assignment>, String, Option<String>);
+/// What becomes of a service whose node is lost.
+enum Fate {
+    /// It is placed anew, or waits: where, why, and what to call that.
+    Goes(Option<Assignment>, String, String),
+    /// Nobody else can run it.
+    Stranded(String),
+}
 
 /// The assignment's node may not act any more, or was booted anew: whatever ran there is fenced or gone.
 fn lost(
@@ -195,7 +226,7 @@ fn lost(
     spec: &ServiceSpec,
     placement: &Placement,
     current: &Assignment,
-) -> Option<Change> {
+) -> Option<Fate> {
     let from = &current.node;
     if state.paused {
         return None;
@@ -211,16 +242,12 @@ fn lost(
         Ok(node) => {
             let what = if node == *from { format!("starts again on {node}") } else { format!("failover to {node}") };
             let assignment = start(state, node)?;
-            Some((Some(assignment), cause, Some(what)))
+            Some(Fate::Goes(Some(assignment), cause, what))
         }
         // Nothing of a former boot is left to wait for.
-        Err(why) if rebooted => Some((None, format!("{cause}; {why}"), Some(String::from("waits")))),
+        Err(why) if rebooted => Some(Fate::Goes(None, format!("{cause}; {why}"), String::from("waits"))),
         // If the node is heard again first, the service goes on where it is.
-        Err(why) => {
-            let why = format!("{cause}; {why}");
-            let what = (placement.why != why).then(|| String::from("cannot fail over"));
-            Some((Some(current.clone()), why, what))
-        }
+        Err(why) => Some(Fate::Stranded(format!("{cause}; {why}"))),
     }
 }
 
@@ -281,9 +308,33 @@ fn next(state: &State, service: &ServiceName, spec: &ServiceSpec, from: Option<&
         .collect();
     let failed = !spec.candidates.is_empty() && spec.candidates.iter().all(|node| state.tired(service, node).is_some());
     Err(match failed {
-        true => format!("failed on every node until somebody moves it: {}", obstacles.join("; ")),
+        true => {
+            let failures = placement_failures(state, service);
+            let first = spec.candidates.iter().next().map_or("NODE", NodeName::as_str);
+            format!("failed on every node, {failures}; once that is mended, `tandem move {service} --to {first}`")
+        }
         false => format!("nobody can run it: {}", obstacles.join("; ")),
     })
+}
+
+/// How often a service failed where, and why: once, where the reason is the same everywhere.
+fn placement_failures(state: &State, service: &ServiceName) -> String {
+    let Some(placement) = state.services.get(service) else { return String::new() };
+    let same = placement.failures.values().all(|failure| placement.failures.values().all(|it| it.why == failure.why));
+    let line = |(node, failure): (&NodeName, &Failure)| match same {
+        true => format!("{} on {node}", times(failure.count)),
+        false => format!("{} on {node}, last: {}", times(failure.count), failure.why),
+    };
+    let lines: Vec<String> = placement.failures.iter().map(line).collect();
+    match placement.failures.values().next().filter(|_| same) {
+        Some(failure) => format!("{}, last: {}", lines.join(" and "), failure.why),
+        None => lines.join("; "),
+    }
+}
+
+/// A count in words.
+pub(crate) fn times(count: u32) -> String {
+    if count == 1 { String::from("once") } else { format!("{count} times") }
 }
 
 /// What must be there before the service starts anywhere.
@@ -354,7 +405,7 @@ fn last_resort(state: &State, service: &ServiceName, spec: &ServiceSpec) -> Opti
 fn reason(state: &State, placement: &Placement, spec: &ServiceSpec, node: &NodeName) -> String {
     if let Some((failed, failure)) = placement.failures.iter().next_back() {
         return match failed == node {
-            true => format!("another try after: {}", failure.why),
+            true => format!("another try, in {}, after: {}", failure.pause(), failure.why),
             false => format!("failed on {failed}: {}", failure.why),
         };
     }
@@ -438,7 +489,7 @@ impl State {
     /// Whether the service failed on `node` as often as it may.
     pub(crate) fn tired(&self, service: &ServiceName, node: &NodeName) -> Option<String> {
         let failure = self.services.get(service)?.failures.get(node)?;
-        (failure.count >= FAILURES_MAX).then(|| format!("it failed {} times, last: {}", failure.count, failure.why))
+        (failure.count >= FAILURES_MAX).then(|| format!("it failed {}, last: {}", times(failure.count), failure.why))
     }
 
     /// Whether a service runs, on a node that may act.
@@ -446,6 +497,15 @@ impl State {
     pub fn is_running(&self, service: &ServiceName) -> bool {
         let assignment = self.services.get(service).and_then(|placement| placement.assignment.as_ref());
         assignment.is_some_and(|a| a.phase == Phase::Running && self.live_run(&a.node) == Some(a.run))
+    }
+}
+
+impl Failure {
+    /// How long the node waits before it tries again.
+    #[must_use]
+    pub fn pause(&self) -> Duration {
+        let doubled = 1 << self.count.saturating_sub(1).min(16);
+        Duration::from_nanos(RETRY_PAUSE.as_nanos() * doubled).min(RETRY_PAUSE_MAX)
     }
 }
 

@@ -56,6 +56,9 @@ pub struct Settings {
     pub steps: Vec<StepSpec>,
     /// How often within `restart_window` a failed monitor leads to a restart on this node, before the service is given up.
     pub restarts_max: usize,
+    /// How long to wait before the second restart within `restart_window`, the first being immediate; twice as long before
+    /// each further one.
+    pub restart_pause: Duration,
     /// In what time restarts are counted; a service that ran this long without one is steady.
     pub restart_window: Duration,
     /// How long after a thaw monitors stay suspended.
@@ -69,6 +72,8 @@ pub enum Input {
     Wanted {
         /// The placement.
         placement: u64,
+        /// How long to wait before its first step ([`ServiceIntent::Run`](crate::ServiceIntent::Run)).
+        pause: Duration,
     },
     /// The service must not run here.
     Unwanted {

@@ -52,9 +52,14 @@ impl Cgroups {
 
     /// The directory of a service's group, made if it is not there.
     pub(crate) fn group(&self, service: &str) -> io::Result<PathBuf> {
-        let path = self.root.join(service);
+        let path = self.path(service);
         create(&path)?;
         Ok(path)
+    }
+
+    /// Where a service's group is or would be.
+    pub(crate) fn path(&self, service: &str) -> PathBuf {
+        self.root.join(service)
     }
 
     /// Removes this node's group if no service is left in it.

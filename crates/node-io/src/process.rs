@@ -15,7 +15,12 @@ use std::{
     process::Stdio,
 };
 use tandem_base::Duration;
-use tokio::{io::Interest, process::Command, sync::watch};
+use tokio::{
+    io::Interest,
+    process::Command,
+    runtime::{Handle, RuntimeFlavor},
+    sync::watch,
+};
 
 use crate::{
     Cgroups, Confinement, cgroup, log_file,
@@ -71,7 +76,26 @@ impl ServiceProcesses {
         Ok(names)
     }
 
-    /// Starts a process in a session and, where possible, a cgroup of its own, and records it.
+    /// How a process of this name will be confined, where that is known before it runs: its cgroup, made by this if it
+    /// is not there. Tell the guard of it first, so that there is no moment in which the process runs unguarded. `None`
+    /// without cgroups: a session is known by its first process.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcessError::File`].
+    pub fn confine(&self, name: &str) -> Result<Option<Confinement>, ProcessError> {
+        let Some(cgroups) = &self.cgroups else { return Ok(None) };
+        let path = cgroups.group(name).map_err(|cause| ProcessError::File {
+            name: name.into(),
+            what: "make a cgroup for",
+            path: self.records.clone(),
+            cause,
+        })?;
+        Ok(Some(Confinement::Cgroup { path }))
+    }
+
+    /// Starts a process in a session and, where possible, a cgroup of its own, and records it. In a cgroup that is
+    /// frozen it starts once that is thawed.
     ///
     /// # Errors
     ///
@@ -92,9 +116,9 @@ impl ServiceProcesses {
             Some(path) => fs::File::create(path).map_err(file("open", path))?,
             None => log.try_clone().map_err(file("open", &spec.log))?,
         };
-        let group = match &self.cgroups {
-            Some(cgroups) => Some(cgroups.group(name).map_err(file("make a cgroup in", &self.records))?),
-            None => None,
+        let group = match self.confine(name)? {
+            Some(Confinement::Cgroup { path }) => Some(path),
+            _ => None,
         };
         let mut command = Command::new(program);
         command.args(&spec.argv[1..]).stdin(Stdio::null()).stdout(stdout).stderr(log);
@@ -129,11 +153,14 @@ impl ServiceProcesses {
                 Ok(())
             });
         }
-        let child = command.spawn().map_err(|cause| ProcessError::Start {
-            name: name.clone(),
-            program: program.clone(),
-            cause,
-        });
+        let system = |what| move |cause| ProcessError::System { name: name.clone(), what, cause };
+        // Not to be given up half-way, so that what runs is recorded; and it returns when the child executes its program,
+        // which in a frozen group is when that is thawed: the runtime's other tasks must go on meanwhile.
+        let child = match Handle::current().runtime_flavor() {
+            RuntimeFlavor::MultiThread => tokio::task::block_in_place(|| command.spawn()),
+            _ => command.spawn(),
+        };
+        let child = child.map_err(|cause| ProcessError::Start { name: name.clone(), program: program.clone(), cause });
         let mut child = match child {
             Ok(child) => child,
             Err(error) => {
@@ -144,7 +171,6 @@ impl ServiceProcesses {
                 return Err(error);
             }
         };
-        let system = |what| move |cause| ProcessError::System { name: name.clone(), what, cause };
         let pid = child.id().expect("a child that was not waited for has its number");
         let start_time = proc_table::start_time(pid).map_err(system("read /proc"))?.unwrap_or(0);
         let confinement = match group {
@@ -162,7 +188,7 @@ impl ServiceProcesses {
         let (sender, exit) = watch::channel(None);
         let process = ServiceProcess { name: name.clone(), record, path: self.path(name), exit };
         if let Err(error) = process.write_record() {
-            process.sweep(Vec::new()).await?;
+            sweep(name, process.confinement(), Vec::new()).await?;
             return Err(error);
         }
         tokio::spawn(async move {
@@ -175,7 +201,7 @@ impl ServiceProcesses {
     }
 
     /// Takes over the process of this name that an earlier agent started. If its first process is gone, what is left
-    /// of it is killed and its record removed.
+    /// of it is killed and its record removed; so is one that has no record, because its agent fell as it started it.
     ///
     /// # Errors
     ///
@@ -188,7 +214,9 @@ impl ServiceProcesses {
         };
         let text = match fs::read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return self.clear(name).await.map(|()| None);
+            }
             Err(error) => return Err(file("read")(error)),
         };
         let record: Record = serde_json::from_slice(&text).map_err(|error| file("understand")(error.into()))?;
@@ -209,6 +237,20 @@ impl ServiceProcesses {
         });
         process.follow(fs::metadata(&process.record.log).map_or(0, |log| log.len()));
         Ok(Some(process))
+    }
+
+    /// Kills what lives in the cgroup of this name. One that is empty stays: the guard may have it open.
+    async fn clear(&self, name: &str) -> Result<(), ProcessError> {
+        let Some(path) = self.cgroups.as_ref().map(|cgroups| cgroups.path(name)) else { return Ok(()) };
+        let populated = cgroup::populated(&path).map_err(|cause| ProcessError::System {
+            name: name.into(),
+            what: "read the cgroup",
+            cause,
+        })?;
+        if populated {
+            sweep(name, &Confinement::Cgroup { path }, Vec::new()).await?;
+        }
+        Ok(())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -281,62 +323,12 @@ impl ServiceProcess {
                 }
             }
         }
-        self.sweep(known).await?;
+        sweep(&self.name, &self.record.confinement, known).await?;
         match fs::remove_file(&self.path) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
                 Err(ProcessError::File { name: self.name.clone(), what: "remove", path: self.path.clone(), cause })
             }
             _ => Ok(outcome),
-        }
-    }
-
-    /// Kills what is left, and `known` processes of earlier, until nothing is.
-    async fn sweep(&self, mut known: Vec<(u32, u64)>) -> Result<(), ProcessError> {
-        let deadline = tokio::time::Instant::now() + KILL_PATIENCE;
-        let mut pause = std::time::Duration::from_millis(1);
-        loop {
-            let left = match &self.record.confinement {
-                Confinement::Cgroup { path } => {
-                    let populated = cgroup::populated(path).map_err(self.system("read the cgroup"))?;
-                    if !populated {
-                        // A group that was just emptied can be busy for a moment; then the next round removes it.
-                        match fs::remove_dir(path) {
-                            Ok(()) => return Ok(()),
-                            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                            Err(_) => {}
-                        }
-                    } else {
-                        cgroup::kill(path).map_err(self.system("kill the cgroup"))?;
-                    }
-                    Vec::new()
-                }
-                Confinement::Session { leader, start_time } => {
-                    let mut table = ProcTable::new().map_err(self.system("read /proc"))?;
-                    table.scan().map_err(self.system("read /proc"))?;
-                    table.mark(*leader, *start_time);
-                    table.mark_also(&known);
-                    let mut left = Vec::new();
-                    for process in table.members().filter(|process| process.is_alive()) {
-                        left.push(process.pid);
-                        if !known.contains(&(process.pid, process.start_time)) {
-                            known.push((process.pid, process.start_time));
-                        }
-                        if let Some(pid) = Pid::from_raw(process.pid as i32) {
-                            // One that just ended is what we want.
-                            let _ = kill_process(pid, Signal::KILL);
-                        }
-                    }
-                    if left.is_empty() {
-                        return Ok(());
-                    }
-                    left
-                }
-            };
-            if tokio::time::Instant::now() >= deadline {
-                return Err(ProcessError::Unkillable { name: self.name.clone(), pids: left });
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(std::time::Duration::from_millis(50));
         }
     }
 
@@ -395,5 +387,56 @@ impl ServiceProcess {
     fn system(&self, what: &'static str) -> impl FnOnce(io::Error) -> ProcessError {
         let name = self.name.clone();
         move |cause| ProcessError::System { name, what, cause }
+    }
+}
+
+/// Kills what is left, and `known` processes of earlier, until nothing is.
+async fn sweep(name: &str, confinement: &Confinement, mut known: Vec<(u32, u64)>) -> Result<(), ProcessError> {
+    let system = |what| move |cause| ProcessError::System { name: name.into(), what, cause };
+    let deadline = tokio::time::Instant::now() + KILL_PATIENCE;
+    let mut pause = std::time::Duration::from_millis(1);
+    loop {
+        let left = match confinement {
+            Confinement::Cgroup { path } => {
+                let populated = cgroup::populated(path).map_err(system("read the cgroup"))?;
+                if !populated {
+                    // A group that was just emptied can be busy for a moment; then the next round removes it.
+                    match fs::remove_dir(path) {
+                        Ok(()) => return Ok(()),
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                        Err(_) => {}
+                    }
+                } else {
+                    cgroup::kill(path).map_err(system("kill the cgroup"))?;
+                }
+                Vec::new()
+            }
+            Confinement::Session { leader, start_time } => {
+                let mut table = ProcTable::new().map_err(system("read /proc"))?;
+                table.scan().map_err(system("read /proc"))?;
+                table.mark(*leader, *start_time);
+                table.mark_also(&known);
+                let mut left = Vec::new();
+                for process in table.members().filter(|process| process.is_alive()) {
+                    left.push(process.pid);
+                    if !known.contains(&(process.pid, process.start_time)) {
+                        known.push((process.pid, process.start_time));
+                    }
+                    if let Some(pid) = Pid::from_raw(process.pid as i32) {
+                        // One that just ended is what we want.
+                        let _ = kill_process(pid, Signal::KILL);
+                    }
+                }
+                if left.is_empty() {
+                    return Ok(());
+                }
+                left
+            }
+        };
+        if tokio::time::Instant::now() >= deadline {
+            return Err(ProcessError::Unkillable { name: name.into(), pids: left });
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(std::time::Duration::from_millis(50));
     }
 }

@@ -180,6 +180,13 @@ async fn life_of_a_service(cgroups: Option<Cgroups>) {
     handle.thaw("svc").await.expect("the lease holds");
     poll("thawed by the second guard", || !is_frozen()).await;
 
+    // A guard that hangs could freeze nothing: it is killed, and another takes its place.
+    let hung = Pid::from_raw(status.pid as i32).expect("it is not zero");
+    kill_process(hung, Signal::STOP).expect("it lives");
+    handle.extend(now() + Duration::from_secs(60)).await.expect("another guard starts");
+    assert_ne!(handle.status().await.expect("it answers").pid, status.pid);
+    assert!(!is_frozen(), "the lease held all the time");
+
     // A frozen service can still be killed.
     service.stop(Duration::ZERO).await.expect("SIGKILL works");
     let busy = handle.clone().end().await;
@@ -200,6 +207,38 @@ async fn a_cgroup_is_frozen_at_the_end_of_the_lease_and_thawed_on_order() {
         Cgroups::detect(&format!("tandem-guard-test-{}", std::process::id())).expect("cgroup v2 is writable for root");
     life_of_a_service(Some(cgroups.clone())).await;
     cgroups.remove();
+}
+
+/// The guard knows a service with a cgroup before it runs, so there is no moment in which nobody would freeze it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_starts_after_the_lease_waits_until_it_is_thawed() {
+    let name = format!("tandem-guard-test-early-{}", std::process::id());
+    let cgroups = Cgroups::detect(&name).expect("cgroup v2 is writable for root");
+    let scratch = Scratch::new();
+    let directory = scratch.path().to_owned();
+    let handle = GuardHandle::start(spec(&directory)).await.expect("the guard starts");
+    let processes = ServiceProcesses::new(directory.join("services"), Some(cgroups.clone())).expect("it is writable");
+    let confinement = processes.confine("svc").expect("it is writable").expect("there are cgroups");
+    let Confinement::Cgroup { path: group } = confinement.clone() else { panic!("{confinement:?}") };
+    handle.register("svc", &confinement).await.expect("there is room");
+    let starts = tokio::spawn(async move { start(&directory, Some(cgroups)).await });
+    poll("it enters its group", || {
+        fs::read_to_string(group.join("cgroup.events")).is_ok_and(|events| events.contains("populated 1"))
+    })
+    .await;
+    poll("it is frozen there", || {
+        fs::read_to_string(group.join("cgroup.events")).is_ok_and(|events| events.contains("frozen 1"))
+    })
+    .await;
+    assert!(!starts.is_finished() && !scratch.path().join("child").exists(), "it ran without a lease");
+    handle.extend(now() + Duration::from_secs(60)).await.expect("the guard answers while the start waits");
+    handle.thaw("svc").await.expect("the lease holds");
+    let service = starts.await.expect("it starts");
+    assert_eq!(service.confinement(), &confinement);
+    service.stop(Duration::ZERO).await.expect("SIGKILL works");
+    handle.forget("svc").await.expect("it answers");
+    handle.end().await.expect("nothing is registered");
+    Cgroups::detect(&name).expect("it is still there").remove();
 }
 
 /// Ends the agent also when an assertion fails.

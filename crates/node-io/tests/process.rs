@@ -137,3 +137,18 @@ async fn the_next_agent_adopts_what_runs_and_clears_what_does_not() {
     assert!(next.adopt("svc").await.expect("it is none of ours").is_none());
     assert!(!record.exists());
 }
+
+#[tokio::test]
+async fn what_an_agent_left_without_a_record_is_cleared() {
+    let name = format!("tandem-test-left-{}", std::process::id());
+    let cgroups = Cgroups::detect(&name).expect("cgroup v2 is writable for root");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let run = directory.path().join("run");
+    let processes = ServiceProcesses::new(&run, Some(cgroups.clone())).expect("it is writable");
+    let left = processes.start(&shell(directory.path(), "svc", "exec sleep 1000")).await.expect("there is a shell");
+    fs::remove_file(run.join("svc.json")).expect("it was written");
+    assert!(processes.adopt("svc").await.expect("SIGKILL works").is_none());
+    left.exited().await;
+    assert!(!alive(&left.pid().to_string()));
+    cgroups.remove();
+}

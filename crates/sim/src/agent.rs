@@ -888,12 +888,14 @@ impl World {
         let intents = intents(&node.agent.state, &node.name);
         self.order(n);
         let placed = self.nodes[n].placed;
-        if matches!(intents.services.get(&self.service), Some(ServiceIntent::Run { placement }) if Some(*placement) == placed)
+        if matches!(intents.services.get(&self.service), Some(ServiceIntent::Run { placement, .. }) if Some(*placement) == placed)
         {
             self.thaw(n)?;
         }
         let input = match intents.services.get(&self.service) {
-            Some(ServiceIntent::Run { placement }) => service::Input::Wanted { placement: *placement },
+            Some(ServiceIntent::Run { placement, pause }) => {
+                service::Input::Wanted { placement: *placement, pause: *pause }
+            }
             Some(ServiceIntent::Stop { placement, why }) => {
                 service::Input::Unwanted { placement: *placement, why: why.clone() }
             }
@@ -1046,6 +1048,7 @@ fn lifecycle_settings() -> service::Settings {
     service::Settings {
         steps: vec![step(Step::Attach, true), step(Step::Process, true)],
         restarts_max: 3,
+        restart_pause: tandem_base::Duration::from_secs(1),
         restart_window: tandem_base::Duration::from_secs(30),
         thaw_grace: tandem_base::Duration::from_secs(1),
     }

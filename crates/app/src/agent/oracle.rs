@@ -1,18 +1,24 @@
 //! Answers of the agent to the command line.
 
-use super::{api::Oracle, listener::Groups, node::UNPOISONED, proposer::Proposer};
+use super::{api::Oracle, group::Group, listener::Groups, node::UNPOISONED, proposer::Proposer};
 use crate::{
     api::{Answer, Ask, EventLine, GroupLine, NodeLine, ServiceLine, Status, VolumeLine},
     paths::Paths,
     plan_files,
     utc::Utc,
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tandem_base::{GroupName, NodeName, ServiceName};
 use tandem_cluster::{Command, Event, Outcome, Phase, Refusal, State, Subject, explain};
 use tandem_cluster_io::{ControlPlane, Lease, clock};
-use tokio::sync::watch;
+use tandem_volume_io::control::Resync;
+use tokio::{sync::watch, task::JoinSet, time::timeout};
 
+/// By group served here and peer: how far its resync is, if one runs.
+type Resyncs = BTreeMap<GroupName, BTreeMap<NodeName, Option<Resync>>>;
+
+/// How long `tandem status` waits for the volume servers, which add details to it.
+const AT_ONCE: Duration = Duration::from_millis(300);
 /// How many past events close an explanation.
 const EVENTS_EXPLAINED: usize = 5;
 
@@ -38,7 +44,8 @@ impl Agent {
         Self { node, control, lease, groups, paths, proposer }
     }
 
-    fn status(&self) -> Status {
+    async fn status(&self) -> Status {
+        let resyncs = self.resyncs().await;
         let applied = Arc::clone(&self.control.watch().borrow());
         let state = &applied.state;
         let topology = state.topology();
@@ -85,7 +92,7 @@ impl Agent {
             services,
             degraded: Vec::new(),
         };
-        status.degraded = degraded(&status, state);
+        status.degraded = degraded(&status, state, &resyncs);
         for (name, group) in self.groups.lock().expect(UNPOISONED).iter() {
             // A replica that does not run is told of by the log.
             if let Some(why) = group.ailing.borrow().as_ref().filter(|_| group.down.borrow().is_none()) {
@@ -99,13 +106,31 @@ impl Agent {
         status
     }
 
+    fn groups(&self) -> Vec<(GroupName, Arc<Group>)> {
+        let groups = self.groups.lock().expect(UNPOISONED);
+        groups.iter().map(|(name, group)| (name.clone(), Arc::clone(group))).collect()
+    }
+
+    /// What this node's volume servers bring in sync, as far as they say so at once.
+    async fn resyncs(&self) -> Resyncs {
+        let mut asked = JoinSet::new();
+        for (name, group) in self.groups() {
+            asked.spawn(async move { (name, timeout(AT_ONCE, group.status()).await.ok().flatten()) });
+        }
+        let mut resyncs = Resyncs::new();
+        while let Some(answer) = asked.join_next().await {
+            let Ok((name, Some(status))) = answer else { continue };
+            if status.serving.is_some() {
+                let peers = status.peers.into_iter().map(|peer| (peer.node, peer.resync)).collect();
+                resyncs.insert(name, peers);
+            }
+        }
+        resyncs
+    }
+
     async fn volumes(&self) -> Vec<VolumeLine> {
-        let groups: Vec<_> = {
-            let groups = self.groups.lock().expect(UNPOISONED);
-            groups.iter().map(|(name, group)| (name.clone(), Arc::clone(group))).collect()
-        };
         let mut lines = Vec::new();
-        for (name, group) in groups {
+        for (name, group) in self.groups() {
             let replica = group.status().await;
             lines.push(VolumeLine {
                 nbd: self.paths.volume_run(&name).join("nbd.sock").display().to_string(),
@@ -210,7 +235,7 @@ impl Agent {
 impl Oracle for Agent {
     async fn answer(&self, ask: Ask) -> Answer {
         match ask {
-            Ask::Status => Answer::Status(Box::new(self.status())),
+            Ask::Status => Answer::Status(Box::new(self.status().await)),
             Ask::Events { service, since_ms } => Answer::Events { events: self.events(service.as_deref(), since_ms) },
             Ask::Explain { service } => self.explain(&service),
             Ask::Move { service, to } => self.relocate(&service, &to).await,
@@ -258,7 +283,9 @@ fn service_line(state: &State, name: &ServiceName, address: Option<String>) -> S
         name: name.to_string(),
         node: assignment.map(|assignment| assignment.node.to_string()),
         phase: phase.into(),
-        why: placement.map(|placement| placement.why.clone()).unwrap_or_default(),
+        why: placement
+            .map(|placement| placement.stranded.as_ref().unwrap_or(&placement.why).clone())
+            .unwrap_or_default(),
         address,
     }
 }
@@ -268,15 +295,30 @@ fn ended<'a>(state: &'a State, group: &str, node: &str) -> Option<&'a str> {
     state.replica_ended(&GroupName::new(group).ok()?, &NodeName::new(node).ok()?)
 }
 
-/// Whether the replica on `node` runs, so that a primary can bring it in sync.
-fn follows(state: &State, group: &str, node: &str) -> bool {
-    let (Ok(group), Ok(node)) = (GroupName::new(group), NodeName::new(node)) else { return false };
-    let Some(register) = state.group(&group).filter(|register| register.config.primary.is_some()) else { return false };
-    register.registered(&node).is_some_and(|open| state.replica_live(&group, &node, open))
+/// Why a replica is not in sync, and what is done about it.
+fn out_of_sync(state: &State, resyncs: &Resyncs, group: &str, node: &str) -> String {
+    if let Some(why) = ended(state, group, node) {
+        return format!("{node} is out of sync: {why}");
+    }
+    let (Ok(group), Ok(name)) = (GroupName::new(group), NodeName::new(node)) else { return String::new() };
+    let register = state.group(&group);
+    let runs = register
+        .and_then(|register| register.registered(&name))
+        .is_some_and(|open| state.replica_live(&group, &name, open));
+    let primary = register.and_then(|register| register.config.primary.as_ref());
+    match (primary, resyncs.get(&group).and_then(|peers| peers.get(&name))) {
+        (_, Some(Some(resync))) => format!("{node} is out of sync, and is brought in sync: {} %", resync.percent()),
+        (Some(_), Some(None)) if runs => format!("{node} is out of sync, and its resync does not run yet"),
+        (Some(primary), None) if runs => {
+            format!("{node} is out of sync; `tandem volume status` on {} shows its resync", primary.node)
+        }
+        (None, _) if runs => format!("{node} is out of sync, and nobody serves the group who could mend that"),
+        _ => format!("{node} is out of sync"),
+    }
 }
 
 /// What a person should know, a sentence each, the worst first.
-fn degraded(status: &Status, state: &State) -> Vec<String> {
+fn degraded(status: &Status, state: &State, resyncs: &Resyncs) -> Vec<String> {
     let mut sentences = Vec::new();
     for service in &status.services {
         match service.phase.as_str() {
@@ -289,13 +331,7 @@ fn degraded(status: &Status, state: &State) -> Vec<String> {
             .replicas
             .iter()
             .filter(|node| !group.in_sync.contains(node))
-            .map(|node| match ended(state, &group.name, node) {
-                Some(why) => format!("{node} is out of sync: {why}"),
-                None if follows(state, &group.name, node) => {
-                    format!("{node} is out of sync, and is being brought in sync")
-                }
-                None => format!("{node} is out of sync"),
-            })
+            .map(|node| out_of_sync(state, resyncs, &group.name, node))
             .collect();
         let missing = missing.join("; ");
         match (group.in_sync.as_slice(), missing.is_empty()) {

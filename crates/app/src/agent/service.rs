@@ -54,6 +54,8 @@ pub(super) struct Service {
 
 /// Restarts on the same node, within [`RESTART_WINDOW`], before the service is given up here.
 const RESTARTS_MAX: usize = 2;
+/// The pause before the second of them.
+const RESTART_PAUSE: Duration = Duration::from_secs(2);
 /// In what time restarts are counted.
 const RESTART_WINDOW: Duration = Duration::from_secs(300);
 /// How long after a thaw monitors stay suspended: what was frozen needs a moment to catch up.
@@ -113,7 +115,13 @@ fn settings(spec: &tandem_plan::Service) -> Settings {
     push(spec.address.is_some(), Step::Address, true);
     push(spec.run.is_some(), Step::Process, true);
     push(spec.check.is_some(), Step::Check, true);
-    Settings { steps, restarts_max: RESTARTS_MAX, restart_window: RESTART_WINDOW, thaw_grace: THAW_GRACE }
+    Settings {
+        steps,
+        restarts_max: RESTARTS_MAX,
+        restart_pause: RESTART_PAUSE,
+        restart_window: RESTART_WINDOW,
+        thaw_grace: THAW_GRACE,
+    }
 }
 
 struct Runner {
@@ -171,8 +179,8 @@ impl Runner {
             self.intent.clone_from(&orders.intent);
             match &orders.intent {
                 None => {}
-                Some(ServiceIntent::Run { placement }) => {
-                    self.lifecycle.handle(now(), Input::Wanted { placement: *placement });
+                Some(ServiceIntent::Run { placement, pause }) => {
+                    self.lifecycle.handle(now(), Input::Wanted { placement: *placement, pause: *pause });
                 }
                 Some(ServiceIntent::Stop { placement, why }) => {
                     self.lifecycle.handle(now(), Input::Unwanted { placement: *placement, why: why.clone() });

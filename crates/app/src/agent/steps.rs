@@ -16,6 +16,7 @@ use super::{
 };
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     path::PathBuf,
     sync::{Arc, Mutex, atomic::AtomicBool},
 };
@@ -128,6 +129,18 @@ impl Steps {
     fn path_of(&self, volume: Option<&VolumeName>) -> Option<PathBuf> {
         let volume = volume.or(self.spec.volumes.first())?;
         self.standing.lock().expect(UNPOISONED).paths.get(volume).cloned()
+    }
+
+    /// A command of the plan as it is executed: its templates filled, and `tandem` this very program.
+    fn argv(&self, words: &[Template]) -> Result<Vec<OsString>, String> {
+        let mut argv: Vec<OsString> = Vec::with_capacity(words.len());
+        for word in words {
+            argv.push(self.fill(word)?.into());
+        }
+        if argv.first().is_some_and(|program| program == "tandem") {
+            argv[0] = std::env::current_exe().map_err(causes)?.into();
+        }
+        Ok(argv)
     }
 
     fn fill(&self, template: &Template) -> Result<String, String> {

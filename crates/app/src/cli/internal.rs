@@ -34,6 +34,9 @@ pub(super) enum Command {
     /// Append numbered records to a volume: the embedded service of the examples
     #[command(hide = true)]
     LedgerServe(ledger::ServeArgs),
+    /// Ask a ledger whether it answers
+    #[command(hide = true)]
+    LedgerCheck(ledger::CheckArgs),
     /// Write through a service's address and remember what was acknowledged
     #[command(hide = true)]
     RehearseClient(ledger::ClientArgs),
@@ -77,6 +80,7 @@ pub(super) fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Guard { socket } => tandem_node_io::guard::run(&socket)?,
         Command::LedgerServe(args) => return Ok(ledger::serve(args)),
+        Command::LedgerCheck(args) => return Ok(ledger::check(args)),
         Command::RehearseClient(args) => return Ok(ledger::client(args)),
     }
     Ok(ExitCode::SUCCESS)

@@ -7,7 +7,7 @@ use crate::{
 };
 use std::process::ExitCode;
 use tandem_base::ByteSize;
-use tandem_volume_io::control::{Resync, Status};
+use tandem_volume_io::control::Status;
 
 /// What to do with volumes.
 #[derive(clap::Subcommand)]
@@ -89,10 +89,10 @@ fn render(line: VolumeLine) -> String {
     }
     for peer in status.peers {
         let state = match (peer.resync, peer.problem) {
-            (Some(Resync { done, total, sent }), _) => {
+            (Some(resync), _) => {
                 let size = |bytes| ByteSize::new(bytes).rounded();
-                let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
-                let (done, total, sent) = (size(done), size(total), size(sent));
+                let (percent, done, total) = (resync.percent(), size(resync.done), size(resync.total));
+                let sent = size(resync.sent);
                 format!("is brought in sync: {percent} %, {done} of {total} compared, {sent} sent")
             }
             (None, _) if peer.connected => "connected".into(),

@@ -13,6 +13,8 @@
 //! | `STATUS` | `STATUS {"last":N,"capacity":N}` |
 //! | anything that cannot be done | `ERR full`, `ERR gap <last>`, `ERR conflict`, `ERR bad <why>`, `ERR io` |
 //!
+//! `tandem ledger-check --at A:P` asks one for its last record, for the plan's `check`.
+//!
 //! # The client
 //!
 //! `tandem rehearse-client --kind ledger|postgres --target A:P` writes one numbered record after another, the next one
@@ -31,11 +33,13 @@
 //! 1,000 numbers in each list, and exits with 0 if none is missing or damaged, else 1. If the service does not answer for
 //! `--patience-ms`, it prints an `error` line and exits with 1.
 
+mod check;
 mod client;
 mod format;
 mod server;
 mod store;
 mod target;
 
+pub(crate) use check::{CheckArgs, check};
 pub(crate) use client::{ClientArgs, client};
 pub(crate) use server::{ServeArgs, serve};

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// The most bytes of a request's line.
-const LINE_MAX: u64 = 1024;
+pub(super) const LINE_MAX: u64 = 1024;
 /// The most connections at once. A client that tries again twice a second leaves that many behind in a stall of minutes.
 const CONNECTIONS_MAX: usize = 256;
 /// The most records of one `READ`.

@@ -5,7 +5,7 @@ use alloc::{
     format,
     string::String,
 };
-use tandem_base::Instant;
+use tandem_base::{Duration, Instant};
 
 use super::{Input, Output, Report, Settings, Status, Step};
 
@@ -50,6 +50,10 @@ struct Busy {
 pub struct Lifecycle {
     settings: Settings,
     wanted: Option<u64>,
+    /// How long the placement that is wanted waits before its first step.
+    pause: Duration,
+    /// Before this nothing starts: it failed just now.
+    rests_until: Instant,
     awaited: Option<u64>,
     /// What the steps that are up belong to.
     placement: Option<u64>,
@@ -77,6 +81,8 @@ impl Lifecycle {
         Self {
             settings,
             wanted: None,
+            pause: Duration::ZERO,
+            rests_until: Instant::ZERO,
             awaited: None,
             placement: None,
             up: 0,
@@ -107,7 +113,7 @@ impl Lifecycle {
             return; // Nothing but the fence can help.
         }
         match input {
-            Input::Wanted { placement } => self.wanted(placement),
+            Input::Wanted { placement, pause } => self.wanted(placement, pause),
             Input::Unwanted { placement, why: _ } => self.unwanted(placement),
             Input::StepStarted(step) => {
                 if self.ended(step, true).is_some() {
@@ -171,7 +177,8 @@ impl Lifecycle {
         }
         let busy = self.busy.filter(|busy| busy.force || self.frozen_since.is_none()).map(|busy| busy.deadline);
         let watch = self.thawed_at.map(|thawed| thawed + self.settings.thaw_grace);
-        [busy, watch, self.steady_at].into_iter().flatten().min()
+        let rest = self.rests().then_some(self.rests_until);
+        [busy, watch, self.steady_at, rest].into_iter().flatten().min()
     }
 
     /// What the cluster's log shall hear now, if anything: to be told again while the state does not show it.
@@ -199,8 +206,9 @@ impl Lifecycle {
         }
     }
 
-    fn wanted(&mut self, placement: u64) {
+    fn wanted(&mut self, placement: u64, pause: Duration) {
         self.wanted = Some(placement);
+        self.pause = pause;
         self.awaited = None;
         if self.goal == Goal::Up && self.placement != Some(placement) {
             self.goal = Goal::Down { to: 0, then: Then::Again };
@@ -281,6 +289,10 @@ impl Lifecycle {
             let count = self.restarts.len();
             return self.fail(format!("{why}; it was restarted {count} times within {window} before"));
         }
+        if let Some(further) = self.restarts.len().checked_sub(1) {
+            let doubled = 1 << further.min(16);
+            self.rests_until = now + Duration::from_nanos(self.settings.restart_pause.as_nanos() * doubled);
+        }
         self.restarts.push_back(now);
         self.steady_at = None;
         self.goal = Goal::Down { to, then: Then::Again };
@@ -333,6 +345,8 @@ impl Lifecycle {
                         self.goal = Goal::Down { to: 0, then: Then::Again };
                         continue;
                     }
+                    // What an earlier agent left goes on at once.
+                    self.rests_until = if self.touched > 0 { now } else { now + self.pause };
                     self.placement = Some(placement);
                     self.report = None;
                     self.restarts.clear();
@@ -349,12 +363,23 @@ impl Lifecycle {
         }
     }
 
+    /// Whether the next start waits for its time.
+    fn rests(&self) -> bool {
+        self.goal == Goal::Up
+            && self.busy.is_none()
+            && self.frozen_since.is_none()
+            && self.up < self.settings.steps.len()
+    }
+
     fn climb(&mut self, now: Instant) {
         // A stop that was under way when the goal changed ends first.
         if self.frozen_since.is_some() || self.busy.is_some() {
             return;
         }
         let Some(placement) = self.placement else { return };
+        if self.rests() && now < self.rests_until {
+            return;
+        }
         if let Some(spec) = self.settings.steps.get(self.up) {
             let index = self.up;
             self.touched = self.touched.max(index + 1);

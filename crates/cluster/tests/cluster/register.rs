@@ -189,9 +189,9 @@ fn the_last_member_stays_with_its_own_disk_only() {
     let refusal = world.refused(wrong.clone(), "swapped or rolled back");
     assert!(refusal.to_string().contains("cannot be served until the right disk is back"));
     assert!(refusal.hint().is_some());
-    world.refused(world.open_command("r1", 11, 13, None), "last opened as nothing");
+    world.refused(world.open_command("r1", 11, 13, None), "is new, or failed in an earlier run");
     let events = world.state.events().iter().len();
-    world.refused(world.open_command("r1", 11, 14, None), "last opened as nothing");
+    world.refused(world.open_command("r1", 11, 14, None), "is new, or failed in an earlier run");
     assert_eq!(world.state.events().iter().len(), events, "what is tried again does not flood the journal");
     world.open("r1", 11, 15, Some(11)).into_result().expect("the right disk");
     assert_eq!((world.primary(), world.in_sync()), (None, vec!["r1".into()]));

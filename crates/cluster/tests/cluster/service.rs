@@ -19,6 +19,7 @@ fn settings() -> Settings {
     Settings {
         steps: vec![spec(Attach, false), spec(Mount, false), spec(Process, true)],
         restarts_max: 2,
+        restart_pause: Duration::from_secs(2),
         restart_window: Duration::from_secs(60),
         thaw_grace: Duration::from_secs(3),
     }
@@ -36,7 +37,7 @@ impl World {
     /// Running as placement 1 since second 10.
     fn running() -> Self {
         let mut world = Self::new();
-        assert_eq!(world.give(10, Input::Wanted { placement: 1 }), [start(Attach, 1)]);
+        assert_eq!(world.give(10, wanted(1)), [start(Attach, 1)]);
         assert_eq!(world.give(10, Input::StepStarted(Attach)), [start(Mount, 1)]);
         assert_eq!(world.give(10, Input::StepStarted(Mount)), [start(Process, 1)]);
         let started = Output::Report(Report::Started { placement: 1 });
@@ -63,6 +64,10 @@ fn force(step: Step) -> Output {
     Output::Stop { step, force: true }
 }
 
+fn wanted(placement: u64) -> Input {
+    Input::Wanted { placement, pause: Duration::ZERO }
+}
+
 fn unwanted(placement: Option<u64>) -> Input {
     Input::Unwanted { placement, why: "moved".into() }
 }
@@ -70,7 +75,7 @@ fn unwanted(placement: Option<u64>) -> Input {
 #[test]
 fn up_in_order_down_in_reverse() {
     let mut world = World::running();
-    assert!(world.give(11, Input::Wanted { placement: 1 }).is_empty(), "said again, nothing new");
+    assert!(world.give(11, wanted(1)).is_empty(), "said again, nothing new");
     assert_eq!(world.give(12, unwanted(Some(1))), [stop(Process), Output::StopMonitor(Process)]);
     assert!(world.give(12, unwanted(Some(1))).is_empty());
     assert_eq!(world.0.status(), Status::Stopping(Process));
@@ -88,7 +93,7 @@ fn up_in_order_down_in_reverse() {
 #[test]
 fn nothing_starts_without_a_lease() {
     let mut world = World(Lifecycle::new(settings()));
-    assert!(world.give(5, Input::Wanted { placement: 1 }).is_empty());
+    assert!(world.give(5, wanted(1)).is_empty());
     assert_eq!(world.give(6, Input::LeaseRenewed), [start(Attach, 1)]);
 }
 
@@ -96,14 +101,14 @@ fn nothing_starts_without_a_lease() {
 fn an_agent_that_restarts_adopts_what_runs() {
     let mut world = World(Lifecycle::adopt(settings(), 1));
     world.give(0, Input::LeaseRenewed);
-    assert_eq!(world.give(1, Input::Wanted { placement: 1 }), [start(Attach, 1)]);
+    assert_eq!(world.give(1, wanted(1)), [start(Attach, 1)]);
     // The first step fails, though the last may be up: all are stopped.
     let failed = Input::StepFailed { step: Attach, why: "gone".into() };
     assert_eq!(world.give(2, failed), [stop(Process)]);
 
     let mut world = World(Lifecycle::adopt(settings(), 1));
     world.give(0, Input::LeaseRenewed);
-    assert_eq!(world.give(1, Input::Wanted { placement: 2 }), [stop(Process)], "what belongs to the past ends first");
+    assert_eq!(world.give(1, wanted(2)), [stop(Process)], "what belongs to the past ends first");
     let mut world = World(Lifecycle::adopt(settings(), 1));
     assert_eq!(world.give(1, unwanted(None)), [force(Process)], "no lease yet: what is frozen is ended by force");
     let mut world = World(Lifecycle::new(settings()));
@@ -114,7 +119,7 @@ fn an_agent_that_restarts_adopts_what_runs() {
 #[test]
 fn a_start_that_fails_or_hangs_is_taken_down_and_reported() {
     let mut world = World::new();
-    world.give(10, Input::Wanted { placement: 1 });
+    world.give(10, wanted(1));
     world.give(10, Input::StepStarted(Attach));
     let failed = Input::StepFailed { step: Mount, why: "bad superblock".into() };
     assert_eq!(world.give(11, failed), [stop(Mount)]);
@@ -122,9 +127,9 @@ fn a_start_that_fails_or_hangs_is_taken_down_and_reported() {
     let outputs = world.give(11, Input::StepStopped(Attach));
     let report = Report::Failed { placement: 1, why: "mount did not start: bad superblock".into() };
     assert_eq!(outputs, [Output::Report(report.clone())]);
-    assert!(world.give(12, Input::Wanted { placement: 1 }).is_empty(), "the cluster decides what comes next");
+    assert!(world.give(12, wanted(1)).is_empty(), "the cluster decides what comes next");
     assert_eq!(world.0.report(), Some(&report));
-    assert_eq!(world.give(13, Input::Wanted { placement: 2 }), [start(Attach, 2)]);
+    assert_eq!(world.give(13, wanted(2)), [start(Attach, 2)]);
     assert_eq!(world.0.poll_timeout(), Some(at(33)));
     assert_eq!(world.give(33, Input::TimedOut), [stop(Attach)]);
     assert!(world.give(34, Input::StepStarted(Attach)).is_empty(), "too late");
@@ -132,6 +137,24 @@ fn a_start_that_fails_or_hangs_is_taken_down_and_reported() {
     assert!(
         matches!(&outputs[..], [Output::Report(Report::Failed { placement: 2, why })] if why.contains("within 20 s"))
     );
+}
+
+#[test]
+fn a_placement_that_failed_here_before_waits_for_its_start() {
+    let mut world = World::new();
+    let paused = |placement| Input::Wanted { placement, pause: Duration::from_secs(5) };
+    assert!(world.give(10, paused(2)).is_empty());
+    assert_eq!(world.0.poll_timeout(), Some(at(15)));
+    assert!(world.give(12, paused(2)).is_empty(), "said again, nothing new");
+    assert_eq!(world.give(13, unwanted(Some(2))), [Output::Report(Report::Stopped { placement: 2 })]);
+    assert!(world.give(14, paused(3)).is_empty());
+    assert!(world.give(15, Input::LeaseEnded).is_empty());
+    assert!(world.give(30, Input::TimedOut).is_empty());
+    assert_eq!(world.give(31, Input::LeaseRenewed), [start(Attach, 3)]);
+    // What an earlier agent left is not interrupted.
+    let mut world = World(Lifecycle::adopt(settings(), 1));
+    world.give(0, Input::LeaseRenewed);
+    assert_eq!(world.give(1, paused(1)), [start(Attach, 1)]);
 }
 
 #[test]
@@ -152,11 +175,15 @@ fn a_stop_that_fails_is_forced_and_then_fences() {
 fn a_process_that_dies_is_restarted_a_bounded_number_of_times() {
     let mut world = World::running();
     let died = || Input::MonitorFailed { step: Process, why: "exit code 1".into() };
-    for secs in [20, 30] {
-        assert_eq!(world.give(secs, died()), [stop(Process), Output::StopMonitor(Process)]);
-        assert_eq!(world.give(secs, Input::StepStopped(Process)), [start(Process, 1)]);
-        assert_eq!(world.give(secs, Input::StepStarted(Process)), [Output::StartMonitor(Process)]);
-    }
+    assert_eq!(world.give(20, died()), [stop(Process), Output::StopMonitor(Process)]);
+    assert_eq!(world.give(20, Input::StepStopped(Process)), [start(Process, 1)], "the first time at once");
+    assert_eq!(world.give(20, Input::StepStarted(Process)), [Output::StartMonitor(Process)]);
+    assert_eq!(world.give(30, died()), [stop(Process), Output::StopMonitor(Process)]);
+    assert!(world.give(30, Input::StepStopped(Process)).is_empty(), "then it rests");
+    assert_eq!(world.0.poll_timeout(), Some(at(32)));
+    assert!(world.give(31, Input::TimedOut).is_empty());
+    assert_eq!(world.give(32, Input::TimedOut), [start(Process, 1)]);
+    assert_eq!(world.give(32, Input::StepStarted(Process)), [Output::StartMonitor(Process)]);
     world.give(40, died());
     world.give(40, Input::StepStopped(Process));
     world.give(40, Input::StepStopped(Mount));
@@ -177,7 +204,8 @@ fn restarts_are_forgotten_after_a_quiet_window() {
         let outputs = world.give(secs, Input::MonitorFailed { step: Process, why: "died".into() });
         assert!(outputs.contains(&stop(Process)), "{outputs:?}");
         world.give(secs, Input::StepStopped(Process));
-        world.give(secs, Input::StepStarted(Process));
+        world.give(secs + 2, Input::TimedOut);
+        world.give(secs + 2, Input::StepStarted(Process));
         assert_eq!(world.0.status(), Status::Running, "at {secs} s");
     }
 }
@@ -197,7 +225,7 @@ fn what_is_frozen_is_not_watched_and_not_counted() {
 #[test]
 fn a_frozen_start_gets_its_time_back() {
     let mut world = World::new();
-    world.give(10, Input::Wanted { placement: 1 });
+    world.give(10, wanted(1));
     world.give(20, Input::LeaseEnded);
     assert!(world.give(31, Input::TimedOut).is_empty());
     world.give(120, Input::LeaseRenewed);
@@ -236,7 +264,7 @@ fn a_service_taken_away_while_frozen_is_ended_by_force() {
 #[test]
 fn another_placement_starts_from_the_ground() {
     let mut world = World::running();
-    assert_eq!(world.give(20, Input::Wanted { placement: 5 }), [stop(Process), Output::StopMonitor(Process)]);
+    assert_eq!(world.give(20, wanted(5)), [stop(Process), Output::StopMonitor(Process)]);
     world.give(20, Input::StepStopped(Process));
     world.give(20, Input::StepStopped(Mount));
     assert_eq!(world.give(20, Input::StepStopped(Attach)), [start(Attach, 5)]);

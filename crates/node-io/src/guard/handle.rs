@@ -12,8 +12,10 @@ use tokio::{
 use super::protocol::{MESSAGE_MAX, Refusal, Reply, Request, encode};
 use crate::Confinement;
 
-/// How long a guard may take to answer; it freezes services in between, which takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a guard may take to answer, twice in a row: after a stop of the whole node the first of them is over when the
+/// guard wakes, and it must freeze before anything else happens to it. It freezes in between, which takes milliseconds.
+/// One that takes longer hangs, and could not freeze anything either: it is killed.
+const PATIENCE: Duration = Duration::from_millis(700);
 /// How long it may take until a new guard answers; on a busy machine its start takes a while.
 const START_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -85,8 +87,8 @@ pub struct GuardStatus {
     pub services: Vec<GuardedService>,
 }
 
-/// A connection to the node's guard. Cheap to clone. If the guard dies, the next call starts another and tells it all
-/// that this handle knows.
+/// A connection to the node's guard. Cheap to clone. If the guard dies or hangs, the next call starts another and tells it
+/// all that this handle knows.
 #[derive(Debug, Clone)]
 pub struct GuardHandle {
     shared: Arc<Mutex<Shared>>,
@@ -112,8 +114,8 @@ impl GuardHandle {
         Ok(Self { shared: Arc::new(Mutex::new(shared)) })
     }
 
-    /// Has a service frozen when the lease ends. If it has ended, the service is frozen when this returns. Call it right
-    /// after the start of the service, and for each one adopted.
+    /// Has a service frozen when the lease ends. If it has ended, the service is frozen when this returns. Call it before
+    /// the start of a service that has a cgroup, right after that of one that has not, and for each one adopted.
     ///
     /// # Errors
     ///
@@ -233,7 +235,7 @@ impl Shared {
                     if tokio::time::Instant::now() >= deadline {
                         return Err(self.silent(cause));
                     }
-                    tracing::warn!(error = %cause, "the guard is gone; looking for it or starting another");
+                    tracing::warn!(error = %cause, "the guard does not answer; looking for it or starting another");
                 }
             }
         };
@@ -304,16 +306,32 @@ impl Shared {
     }
 }
 
+/// Sends a request and receives its answer; kills a guard that hangs.
 async fn transact(stream: &mut UnixStream, request: &Request<'_>, buffer: &mut [u8; MESSAGE_MAX]) -> io::Result<usize> {
-    let exchange = async {
-        let bytes = encode(request, buffer).ok_or(io::ErrorKind::InvalidInput)?;
-        stream.write_all(bytes).await?;
-        let length = usize::from(stream.read_u16_le().await?);
-        let reply = buffer.get_mut(..length).ok_or(io::ErrorKind::InvalidData)?;
-        stream.read_exact(reply).await?;
-        Ok(length)
+    let answered = {
+        let mut exchange = std::pin::pin!(async {
+            let bytes = encode(request, buffer).ok_or(io::ErrorKind::InvalidInput)?;
+            stream.write_all(bytes).await?;
+            let length = usize::from(stream.read_u16_le().await?);
+            let reply = buffer.get_mut(..length).ok_or(io::ErrorKind::InvalidData)?;
+            stream.read_exact(reply).await?;
+            Ok(length)
+        });
+        match tokio::time::timeout(PATIENCE, &mut exchange).await {
+            Err(_) => tokio::time::timeout(PATIENCE, exchange).await,
+            answered => answered,
+        }
     };
-    tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    if let Ok(answered) = answered {
+        return answered;
+    }
+    // The process that listens (unix(7), SO_PEERCRED). The connection stands, so it lives, and the number is its own.
+    if let Ok(guard) = rustix::net::sockopt::socket_peercred(&*stream) {
+        tracing::error!(pid = guard.pid.as_raw_nonzero(), "the guard hangs: it is killed, another one takes its place");
+        // One that ended just now is gone, which is what was wanted.
+        let _ = rustix::process::kill_process(guard.pid, rustix::process::Signal::KILL);
+    }
+    Err(io::ErrorKind::TimedOut.into())
 }
 
 fn describe(request: &Request<'_>) -> String {

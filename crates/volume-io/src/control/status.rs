@@ -35,6 +35,14 @@ pub struct Resync {
     pub sent: u64,
 }
 
+impl Resync {
+    /// How much is compared, in whole percent.
+    #[must_use]
+    pub fn percent(&self) -> u64 {
+        self.done.saturating_mul(100).checked_div(self.total).unwrap_or(100).min(100)
+    }
+}
+
 /// A peer, seen from here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerStatus {

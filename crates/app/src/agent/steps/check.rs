@@ -1,11 +1,14 @@
 //! Whether a service answers.
 
 use super::Steps;
-use std::{ffi::OsString, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 use tandem_base::Duration;
 use tandem_cluster::service::{Input, Step};
 use tandem_node_io::{check, now};
 use tandem_plan::Probe;
+
+/// How much earlier than its step's limit the first check gives up.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 impl Steps {
     async fn check_once(&self, check: &tandem_plan::Check) -> Result<(), String> {
@@ -15,11 +18,7 @@ impl Steps {
                 let address = address.parse().map_err(|_| format!("`{address}` is no address with a port"))?;
                 check::tcp(address, check.timeout).await
             }
-            Probe::Command(words) => {
-                let argv: Result<Vec<OsString>, String> =
-                    words.iter().map(|word| Ok(self.fill(word)?.into())).collect();
-                check::command(&argv?, &[], check.timeout).await
-            }
+            Probe::Command(words) => check::command(&self.argv(words)?, &[], check.timeout).await,
             _ => return Err("this check is not carried out yet".into()),
         };
         if result.status == check::CheckStatus::Ok { Ok(()) } else { Err(result.line) }
@@ -29,7 +28,8 @@ impl Steps {
     pub(super) async fn first_check(&self) -> Result<(), String> {
         let Some(check) = &self.spec.check else { return Ok(()) };
         self.unwell.store(false, Ordering::Relaxed);
-        let until = now() + self.spec.start_timeout.saturating_sub(Duration::from_millis(200));
+        let margin = LAST_WORDS.min(Duration::from_nanos(self.spec.start_timeout.as_nanos() / 4));
+        let until = now() + self.spec.start_timeout.saturating_sub(margin);
         while let Err(why) = self.check_once(check).await {
             if now() >= until {
                 return Err(format!("{why}, for {}", self.spec.start_timeout));

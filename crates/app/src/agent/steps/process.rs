@@ -2,7 +2,7 @@
 
 use super::{Steps, causes};
 use crate::agent::node::UNPOISONED;
-use std::{ffi::OsString, path::Path, sync::atomic::Ordering};
+use std::{path::Path, sync::atomic::Ordering};
 use tandem_base::Duration;
 use tandem_cluster::service::{Input, Step};
 use tandem_node_io::{Cgroups, ProcessSpec, ServiceProcesses, check, mount, now};
@@ -34,13 +34,7 @@ impl Steps {
             Some(process) => process,
             None => {
                 std::fs::write(&marker, &promotion).map_err(causes)?;
-                let mut argv = Vec::new();
-                for word in &run.process {
-                    argv.push(OsString::from(self.fill(word)?));
-                }
-                if argv.first().is_some_and(|program| program == "tandem") {
-                    argv[0] = std::env::current_exe().map_err(causes)?.into();
-                }
+                let argv = self.argv(&run.process)?;
                 let mut spec =
                     ProcessSpec::new(name, argv, self.context.paths.run_dir.join(format!("services/{name}.log")));
                 for (key, value) in &run.env {
@@ -49,6 +43,10 @@ impl Steps {
                 spec.user.clone_from(&run.user);
                 if let Some(dir) = &run.dir {
                     spec.directory = Some(self.fill(dir)?.into());
+                }
+                // Before it runs, so that nothing that befalls this agent lets it run beyond the lease.
+                if let Some(confinement) = processes.confine(name).map_err(causes)? {
+                    self.context.guard.register(name, &confinement).await.map_err(causes)?;
                 }
                 processes.start(&spec).await.map_err(causes)?
             }
@@ -80,8 +78,7 @@ impl Steps {
         let within = Duration::from_nanos(self.spec.stop_timeout.as_nanos() / 2);
         let began = now();
         if let Some(words) = self.spec.run.as_ref().map(|run| &run.before_stop).filter(|words| !words.is_empty()) {
-            let argv: Result<Vec<OsString>, String> = words.iter().map(|word| Ok(self.fill(word)?.into())).collect();
-            let failed = match argv {
+            let failed = match self.argv(words) {
                 Ok(argv) => {
                     let ran = check::command(&argv, &[], within).await;
                     (ran.status != check::CheckStatus::Ok).then_some(ran.line)
