@@ -5,7 +5,7 @@ mod lifecycle;
 use alloc::{string::String, vec::Vec};
 use core::fmt;
 use serde::{Deserialize, Serialize};
-use tandem_base::Duration;
+use tandem_base::{Duration, Instant};
 
 pub use lifecycle::Lifecycle;
 
@@ -109,8 +109,12 @@ pub enum Input {
     },
     /// The node's lease ended: the guard has frozen the service.
     LeaseEnded,
-    /// The node may act again: the guard has thawed the service.
-    LeaseRenewed,
+    /// The node may act, again or still: the guard has thawed the service. Say it with every renewal.
+    LeaseRenewed {
+        /// First instant at which it may not. Nothing starts from then on, whether [`Input::LeaseEnded`] was heard or not:
+        /// after a stop of the whole machine other news can come first.
+        until: Instant,
+    },
     /// The attachment failed for ever (its promotion is over): what stands on it can only be torn down.
     AttachmentLost {
         /// In words.

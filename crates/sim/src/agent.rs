@@ -723,8 +723,8 @@ impl World {
                 if was_over {
                     note!(self, "{} may act", self.nodes[n].name);
                     self.follow_intents(n)?;
-                    self.lifecycle_input(n, service::Input::LeaseRenewed);
                 }
+                self.lifecycle_input(n, service::Input::LeaseRenewed { until });
             }
             lease::Output::Lapsed { why } => {
                 note!(self, "{} may act no more: {why}", self.nodes[n].name);

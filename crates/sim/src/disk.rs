@@ -7,12 +7,17 @@
 //! - a failed sync leaves the pages clean: the cache shows what the disk does not hold, and the next sync succeeds
 //!   (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020);
 //! - of the superblock's copies, which are written one after the other, one may be torn by a crash, those before it are
-//!   new, those after it old.
+//!   new, those after it old;
+//! - of the record of what is hot, the place that is being stored may be torn by a crash; of the stamps, any extent's that
+//!   are being stored.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use tandem_base::Rng;
-use tandem_volume::superblock::{self, BLOCK_SIZE, COPIES};
+use tandem_volume::{
+    meta::{Activity, Extent, ExtentStamps, Memory, activity::PLACES},
+    superblock::{self, BLOCK_SIZE, COPIES},
+};
 
 /// Bytes that a disk writes or does not write, never in part.
 pub(crate) const SECTOR: usize = 512;
@@ -44,6 +49,10 @@ pub(crate) struct Disk {
     durable_version: Vec<u64>,
     syncs: Vec<Sync>,
     copies: [Option<Vec<u8>>; COPIES],
+    /// The places of the record; `None` is empty or torn.
+    activity: [Option<Activity>; PLACES],
+    /// The stamps of each extent; `None` is torn.
+    stamps: BTreeMap<Extent, Option<ExtentStamps>>,
 }
 
 impl Disk {
@@ -59,6 +68,8 @@ impl Disk {
             durable_version: vec![0; size / SECTOR],
             syncs: Vec::new(),
             copies: [const { None }; COPIES],
+            activity: [const { None }; PLACES],
+            stamps: BTreeMap::new(),
         }
     }
 
@@ -245,6 +256,57 @@ impl Disk {
                     old[range.clone()].copy_from_slice(&block[range]);
                 }
             }
+        }
+    }
+
+    /// What is remembered, as it can be read.
+    pub(crate) fn memory(&self) -> Memory {
+        let newest = self.activity.iter().flatten().min_by_key(|activity| Reverse(activity.sequence));
+        let stamps = self.stamps.iter().map(|(extent, stamps)| (*extent, stamps.clone()));
+        Memory { activity: newest.cloned(), stamps: stamps.collect() }
+    }
+
+    pub(crate) fn store_activity(&mut self, activity: &Activity) {
+        self.activity[activity.place()] = Some(activity.clone());
+    }
+
+    /// The store was under way at a crash.
+    pub(crate) fn store_activity_partly(&mut self, activity: &Activity, rng: &mut Rng) {
+        match rng.below(3) {
+            0 => {}
+            1 => self.activity[activity.place()] = None,
+            _ => self.store_activity(activity),
+        }
+    }
+
+    pub(crate) fn store_stamps(&mut self, stamps: &[(Extent, ExtentStamps)]) {
+        self.stamps.extend(stamps.iter().map(|(extent, stamps)| (*extent, Some(stamps.clone()))));
+    }
+
+    /// The store was under way at a crash.
+    pub(crate) fn store_stamps_partly(&mut self, stamps: &[(Extent, ExtentStamps)], rng: &mut Rng) {
+        for (extent, stamps) in stamps {
+            match rng.below(5) {
+                0 | 1 => {}
+                2 => {
+                    self.stamps.insert(*extent, None);
+                }
+                _ => {
+                    self.stamps.insert(*extent, Some(stamps.clone()));
+                }
+            }
+        }
+    }
+
+    /// The stamps of one extent, or the record, become unreadable.
+    pub(crate) fn rot_memory(&mut self, rng: &mut Rng) {
+        let count = self.stamps.len() as u64;
+        if count > 0 && rng.chance(3, 4) {
+            if let Some(stamps) = self.stamps.values_mut().nth(rng.below(count) as usize) {
+                *stamps = None;
+            }
+        } else {
+            self.activity = [const { None }; PLACES];
         }
     }
 

@@ -23,7 +23,15 @@ pub struct Mutation {
 ///   epoch; one history in some hundreds.
 const ELSEWHERE: [&str; 3] = ["lease-counts-from-answer", "revive-expired-session", "ignore-expected-epoch"];
 
+/// Mistakes that only a third replica, away for longer than the second one, can show.
+const WITH_THREE: [&str; 1] = ["no_stamps_for_equals"];
+
 impl Mutation {
+    /// How many replicas its histories have; `None`: the seed decides.
+    pub(crate) fn replicas(&self) -> Option<usize> {
+        WITH_THREE.contains(&self.name).then_some(3)
+    }
+
     /// Whether a few hundred histories must notice it.
     #[must_use]
     pub fn must_be_noticed(&self) -> bool {

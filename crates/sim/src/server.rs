@@ -35,12 +35,18 @@ impl World {
         config.peer_timeout = self.topology.timings.peer_timeout;
         config.ack = if self.mix.durable { Ack::Durable } else { Ack::Memory };
         config.mutations = self.options.mutation.map(|mutation| mutation.volume).unwrap_or_default();
+        config.grain = self.grain;
+        (config.hot_max, config.hot_idle) = self.heat;
         let disk = self.nodes[n].disk.as_mut().expect("only nodes with a disk run a volume server");
         // One bad copy is survivable, if no crash has torn another one just before.
         let whole = disk.superblocks().iter().flatten().all(|copy| superblock::decode(copy).is_ok());
         if self.mix.rot && whole && self.rng.chance(1, 4) {
             disk.rot_superblock(&mut self.rng);
         }
+        if self.mix.rot && self.rng.chance(1, 8) {
+            disk.rot_memory(&mut self.rng);
+        }
+        let memory = disk.memory();
         let unreadable = |error| Violation::new("world", format!("node {n}: {error}"));
         let stored = match superblock::select(disk.superblocks()).map_err(unreadable)? {
             Selected::Fresh => None,
@@ -50,7 +56,7 @@ impl World {
                     disk.repair_superblock(index, &block);
                 }
                 superblock::check(&superblock, &config).map_err(unreadable)?;
-                Some(superblock)
+                Some((superblock, memory))
             }
         };
         note!(self, "{}: volume server starts, open {open}, stored {stored:?}", self.nodes[n].name);
@@ -93,6 +99,8 @@ impl World {
                 DiskOp::StoreSuperblock { superblock, .. } => {
                     disk.store_superblock_partly(&superblock::encode(&superblock), &mut self.rng);
                 }
+                DiskOp::StoreActivity { activity, .. } => disk.store_activity_partly(&activity, &mut self.rng),
+                DiskOp::StoreStamps { stamps, .. } => disk.store_stamps_partly(&stamps, &mut self.rng),
                 DiskOp::Read { .. } | DiskOp::Sync { .. } => {}
             }
         }
@@ -296,7 +304,8 @@ impl World {
             }
         }
         let mut delay = if reads { self.rng.between(MS / 20, MS) } else { self.rng.between(MS / 20, 3 * MS) };
-        if matches!(op, DiskOp::Sync { .. } | DiskOp::StoreSuperblock { .. }) {
+        let stores = matches!(op, DiskOp::StoreActivity { .. } | DiskOp::StoreStamps { .. });
+        if stores || matches!(op, DiskOp::Sync { .. } | DiskOp::StoreSuperblock { .. }) {
             delay += self.rng.below(8 * MS);
         }
         if slow > 0 && self.rng.chance(1, 4) {
@@ -363,6 +372,24 @@ impl World {
                     io("fdatasync")
                 } else {
                     disk.sync_end(op.0, rng);
+                    DiskOutcome::Done
+                }
+            }
+            DiskOp::StoreActivity { activity, .. } => {
+                if another && fails(fault.write_errors / 4, rng) {
+                    disk.store_activity_partly(activity, rng);
+                    io("record")
+                } else {
+                    disk.store_activity(activity);
+                    DiskOutcome::Done
+                }
+            }
+            DiskOp::StoreStamps { stamps, .. } => {
+                if another && fails(fault.write_errors / 4, rng) {
+                    disk.store_stamps_partly(stamps, rng);
+                    io("stamps")
+                } else {
+                    disk.store_stamps(stamps);
                     DiskOutcome::Done
                 }
             }
@@ -554,7 +581,10 @@ fn described(op: &DiskOp, volumes: &[tandem_volume::VolumeSpec]) -> (u64, Option
         DiskOp::Read { op, volume, offset, length } => (op.0, range(volume.0, *offset, *length as usize), true),
         DiskOp::Write { op, volume, offset, data, .. } => (op.0, range(volume.0, *offset, data.len()), false),
         DiskOp::Zero { op, volume, offset, length, .. } => (op.0, range(volume.0, *offset, *length as usize), false),
-        DiskOp::Sync { op } | DiskOp::StoreSuperblock { op, .. } => (op.0, None, false),
+        DiskOp::Sync { op }
+        | DiskOp::StoreSuperblock { op, .. }
+        | DiskOp::StoreActivity { op, .. }
+        | DiskOp::StoreStamps { op, .. } => (op.0, None, false),
     }
 }
 
@@ -569,6 +599,10 @@ fn brief(op: &DiskOp) -> String {
             "#{} superblock {} promised {} open {} failed {}",
             op.0, superblock.sequence, superblock.promised, superblock.open, superblock.failed
         ),
+        DiskOp::StoreStamps { op, stamps } => {
+            let extents: Vec<_> = stamps.iter().map(|(extent, _)| (extent.volume.0, extent.index)).collect();
+            format!("#{} stamps of {extents:?}", op.0)
+        }
         other => format!("{other:?}"),
     }
 }

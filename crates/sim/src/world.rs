@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use tandem_base::{ClusterId, Configuration, Epoch, GroupName, Instant, NodeName, Rng, RunId, ServiceName};
+use tandem_base::{ClusterId, Configuration, Duration, Epoch, GroupName, Instant, NodeName, Rng, RunId, ServiceName};
 use tandem_cluster::{Command, Entry, State, Topology};
-use tandem_volume::{Input as VolumeInput, Message, Role, VolumeSpec};
+use tandem_volume::{Input as VolumeInput, Message, Role, VolumeSpec, meta::Grain};
 
 use crate::{
     agent::{Agent, Control, FromServer},
@@ -233,6 +233,9 @@ pub(crate) struct World {
     pub group: GroupName,
     pub service: ServiceName,
     pub volumes: Vec<VolumeSpec>,
+    /// The grain of what replicas remember, and how many extents may be hot for how long: small, like the volumes.
+    pub grain: Grain,
+    pub heat: (usize, Duration),
     pub voters: Vec<bool>,
     pub topology: Topology,
     pub relay_raft: bool,
@@ -254,7 +257,9 @@ pub(crate) use note;
 impl World {
     pub(crate) fn new(seed: u64, options: &Options) -> Self {
         let mut rng = Rng::new(seed);
-        let replicas = options.replicas.unwrap_or(if rng.chance(1, 4) { 3 } else { 2 });
+        let drawn = if rng.chance(1, 4) { 3 } else { 2 };
+        let wanted = options.replicas.or_else(|| options.mutation.and_then(|mutation| mutation.replicas()));
+        let replicas = wanted.unwrap_or(drawn);
         let count = replicas + 1;
         let names: Vec<NodeName> = ["r1", "h1", "k1"][..replicas]
             .iter()
@@ -277,6 +282,10 @@ impl World {
             }
         }
         let total = (sectors + second) as usize;
+        let region = SECTOR as u32 * [1, 2, 4][rng.below(3) as usize];
+        let grain = Grain { region, regions: [2, 4, 8][rng.below(3) as usize], step: [1, 1, 3][rng.below(3) as usize] };
+        let heat =
+            ([2, 4, 12][rng.below(3) as usize], Duration::from_millis([200, 1_000, 10_000][rng.below(3) as usize]));
         let drift = tandem_cluster::Timings::default().drift_ppm as i64;
         let mut nodes = Vec::new();
         for (index, name) in names.iter().enumerate() {
@@ -334,6 +343,8 @@ impl World {
             group,
             service,
             volumes,
+            grain,
+            heat,
             voters,
             topology,
             relay_raft: true,

@@ -1,9 +1,11 @@
-//! The replica's local disk: raw images and the superblock, in one directory that one server owns.
+//! The replica's local disk: raw images, the superblock, and what is remembered of the content, in one directory that one
+//! server owns.
 //!
 //! Operations that only touch the page cache run at once on the event loop; whatever waits for the device runs on a
 //! small pool of threads. Measured in `docs/design/2026-11-21-data-path-runtime.md`.
 
 mod directory;
+mod memory_files;
 mod operation;
 mod pool;
 mod superblock_file;

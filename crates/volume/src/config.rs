@@ -3,7 +3,7 @@
 use alloc::{collections::BTreeSet, vec::Vec};
 use tandem_base::{ClusterId, Duration, GroupName, NodeName, VolumeName};
 
-use crate::mutations::Mutations;
+use crate::{meta::Grain, mutations::Mutations};
 
 /// A volume of the group. All replicas list the same volumes in the same order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +56,12 @@ pub struct ReplicaConfig {
     pub resync_ahead: u64,
     /// Pieces that a takeover copies at once.
     pub takeover_window: usize,
+    /// The grain of what is remembered of the content; the same at every replica.
+    pub grain: Grain,
+    /// Extents that may be hot at once: what has to be compared after a crash.
+    pub hot_max: usize,
+    /// After so long without a write no extent stays hot.
+    pub hot_idle: Duration,
     /// Bytes that may be on their way to a joiner before its resync is given up and begun again.
     pub joiner_backlog_max: u64,
     /// Mistakes to make; none unless the simulator wants to be tested.
@@ -87,6 +93,9 @@ impl ReplicaConfig {
             resync_window: 64,
             resync_ahead: 2 << 20,
             takeover_window: 16,
+            grain: Grain::default(),
+            hot_max: 512,
+            hot_idle: Duration::from_secs(10),
             joiner_backlog_max: 64 << 20,
             mutations: Mutations::NONE,
         }

@@ -9,7 +9,7 @@ use alloc::{string::String, vec::Vec};
 use bytes::Bytes;
 use tandem_base::{ClusterId, Epoch, GroupName, NodeName, OpenId};
 
-use crate::{VolumeIndex, config::VolumeSpec};
+use crate::{VolumeIndex, config::VolumeSpec, meta::Chapter};
 
 /// The version of the protocol that this crate speaks.
 pub const VERSION: u16 = 1;
@@ -109,6 +109,31 @@ pub enum Message {
         promotion: Epoch,
         /// What it received and does not know to be committed.
         unsettled: Vec<Span>,
+        /// The promotions whose content it holds, oldest first; none if it knows nothing of what it holds.
+        history: Vec<Chapter>,
+    },
+    /// Primary to a joiner: your resync begins. Up to this point you hold what I hold; tell me what you wrote later.
+    Fork {
+        /// The promotion.
+        promotion: Epoch,
+        /// The fork point; `None` if there is none.
+        after: Option<Chapter>,
+    },
+    /// Joiner: I wrote this after the fork point, or a crash left it unknown to me.
+    Changed {
+        /// The promotion.
+        promotion: Epoch,
+        /// At most [`crate::wire::SPANS_MAX`] ranges.
+        spans: Vec<Span>,
+        /// There are no more.
+        last: bool,
+    },
+    /// Primary: you hold everything of this promotion, and your history is this.
+    Settled {
+        /// The promotion.
+        promotion: Epoch,
+        /// The primary's history; its newest chapter is the promotion.
+        history: Vec<Chapter>,
     },
     /// Primary: store this.
     Write(SequencedWrite),
@@ -150,6 +175,8 @@ pub enum Message {
         chunk: u64,
         /// The range; at most [`CHUNK`] bytes.
         span: Span,
+        /// The primary's last write so far: whatever the range holds there was written by then.
+        written: u64,
     },
     /// Joiner: BLAKE3 of each [`BLOCK`] of the range, the last one may be shorter.
     Hashes {
@@ -159,6 +186,11 @@ pub enum Message {
         chunk: u64,
         /// One for each block.
         hashes: Vec<[u8; 32]>,
+    },
+    /// Follower: that I hold everything of the promotion is written down.
+    Adopted {
+        /// The promotion.
+        promotion: Epoch,
     },
     /// Follower: I follow a higher promotion; this one is over.
     NotYours {

@@ -65,6 +65,24 @@ mutations! {
     read_uncommitted,
     /// A follower says after a sync that everything is durable that it has received by then, instead of by its begin.
     durable_as_of_the_end_of_a_sync,
+    /// A write goes to an extent that no durable record lists as hot.
+    write_before_hot,
+    /// Extents are taken out of the hot ones without a sync after their last write.
+    retire_before_sync,
+    /// Extents are taken out of the hot ones before their stamps are durable.
+    retire_before_stamps,
+    /// A joiner tells nothing of what it wrote itself after the fork point.
+    ignore_targets_stamps,
+    /// A joiner tells nothing of what a crash left unknown.
+    forget_unknown_at_target,
+    /// The last copy is promoted after a crash as if its stamps were all that it wrote.
+    forget_unknown_at_source,
+    /// A joiner goes on with its history while it is brought in sync.
+    advance_history_in_resync,
+    /// A follower takes the primary's history over as soon as it promised to follow.
+    adopt_history_at_promise,
+    /// A joiner does not stamp what it is found to hold already.
+    no_stamps_for_equals,
     /// Overlapping writes go to the disk in any order.
     ignore_overlap_order,
 }

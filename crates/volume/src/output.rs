@@ -4,7 +4,10 @@ use alloc::{string::String, vec::Vec};
 use bytes::Bytes;
 use tandem_base::{Configuration, Epoch, NodeName, OpenId, Proposal};
 
-use crate::{ConnectionId, DiskOpId, RequestId, Superblock, VolumeIndex};
+use crate::{
+    ConnectionId, DiskOpId, RequestId, Superblock, VolumeIndex,
+    meta::{Activity, Extent, ExtentStamps},
+};
 
 /// An answer to the initiator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +80,20 @@ pub enum DiskOp {
     Sync {
         /// Its name.
         op: DiskOpId,
+    },
+    /// Store the record of what is hot and what is held, in its place; done when it is durable.
+    StoreActivity {
+        /// Its name.
+        op: DiskOpId,
+        /// What to store.
+        activity: Activity,
+    },
+    /// Store the stamps of some extents; done when all are durable.
+    StoreStamps {
+        /// Its name.
+        op: DiskOpId,
+        /// What to store.
+        stamps: Vec<(Extent, ExtentStamps)>,
     },
     /// Store the superblock; done when a majority of its copies is durable.
     StoreSuperblock {

@@ -1,10 +1,11 @@
 //! Connections to the other replicas, from hello to lost.
 
-use alloc::{format, string::String};
+use alloc::{format, string::String, vec::Vec};
 use tandem_base::{Epoch, Instant, NodeName, OpenId};
 
 use crate::{
-    ConnectionId, Event, Message, Output, Replica, VERSION, message::Hello, primary::resync::Resync, wire::SPANS_MAX,
+    ConnectionId, Event, Message, Output, Replica, VERSION, message::Hello, meta::Chapter, primary::resync::Resync,
+    wire::SPANS_MAX,
 };
 
 /// Another replica.
@@ -34,6 +35,8 @@ pub(crate) struct Link {
     pub(crate) led: Option<Epoch>,
     /// The promotion that it promised to follow here.
     pub(crate) following: Option<Epoch>,
+    /// The history that it told with that.
+    pub(crate) history: Vec<Chapter>,
     /// Everything that it received of that promotion up to here is durable there.
     pub(crate) durable: u64,
     /// When it was last pinged, and with which watermark.
@@ -83,7 +86,8 @@ impl Replica {
             self.outputs.push_back(Output::Disconnect { peer: node, connection: old, why });
             self.link_gone(index);
         }
-        let link = Link { connection, open: None, led: None, following: None, durable: 0, pinged: (self.now, 0) };
+        let (open, led, following, history) = (None, None, None, Vec::new());
+        let link = Link { connection, open, led, following, history, durable: 0, pinged: (self.now, 0) };
         self.peers[index].link = Some(link);
         if self.opened {
             self.say_hello(index);
@@ -157,7 +161,11 @@ impl Replica {
             Message::Lead { promotion } => self.lead_asked(peer, promotion),
             Message::Write(write) => self.write_received(peer, write),
             Message::Flush { promotion, flush, committed } => self.flush_asked(peer, promotion, flush, committed),
-            Message::Compare { promotion, chunk, span } => self.hashes_asked(peer, promotion, chunk, span),
+            Message::Compare { promotion, chunk, span, written } => {
+                self.hashes_asked(peer, promotion, chunk, span, written);
+            }
+            Message::Fork { promotion, after } => self.fork_told(peer, promotion, after),
+            Message::Settled { promotion, history } => self.settled_told(peer, promotion, history),
             Message::Ping { promotion, committed } => {
                 if self.follows(peer, promotion) {
                     self.unsettled.settle(promotion, committed);
@@ -165,14 +173,21 @@ impl Replica {
                 self.send(peer, Message::Pong);
             }
             // To a primary.
-            Message::Promised { promotion, unsettled } if unsettled.len() > SPANS_MAX => {
+            Message::Promised { promotion, unsettled, .. } if unsettled.len() > SPANS_MAX => {
                 self.refuse(peer, format!("{} unsettled ranges in {promotion}", unsettled.len()));
             }
-            Message::Promised { promotion, unsettled } => self.peer_promised(peer, promotion, unsettled),
+            Message::Promised { promotion, unsettled, history } => {
+                self.peer_promised(peer, promotion, unsettled, history);
+            }
+            Message::Changed { spans, .. } if spans.len() > SPANS_MAX => {
+                self.refuse(peer, format!("{} changed ranges at once", spans.len()));
+            }
+            Message::Changed { promotion, spans, last } => self.peer_changed(peer, promotion, &spans, last),
             Message::Stored { promotion, sequence } => self.peer_stored(peer, promotion, sequence),
             Message::Flushed { promotion, flush } => self.peer_flushed(peer, promotion, flush),
             Message::Durable { promotion, sequence } => self.peer_durable(peer, promotion, sequence),
             Message::Hashes { promotion, chunk, hashes } => self.peer_hashed(peer, promotion, chunk, hashes),
+            Message::Adopted { promotion } => self.peer_adopted(peer, promotion),
             Message::Failed { why } => self.peer_failed(peer, why),
             // The register will say so too; until then this primary simply gets no acknowledgement.
             Message::NotYours { .. } | Message::Pong => {}

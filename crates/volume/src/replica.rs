@@ -6,9 +6,11 @@ use tandem_base::{Change, Configuration, Duration, Epoch, Instant, OpenId, Rng};
 use crate::{
     DiskOp, DiskOpId, DiskOutcome, Input, Output, ReplicaConfig, Reply, RequestError, RequestId,
     disk::{Disk, Job},
+    meta::Memory,
     peers::Peer,
     primary::Primary,
     register::Register,
+    remember::Remembered,
     secondary::Follower,
     status::Counters,
     superblock::{PREVIOUS_MAX, Superblock},
@@ -58,6 +60,7 @@ pub struct Replica {
     pub(crate) failed: Option<alloc::string::String>,
     pub(crate) peers: Vec<Peer>,
     pub(crate) unsettled: Unsettled,
+    pub(crate) remembered: Remembered,
     pub(crate) follower: Follower,
     pub(crate) primary: Option<Primary>,
     /// Requests of an earlier promotion, kept by a deliberate mistake.
@@ -70,14 +73,25 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Starts a run. `stored` is what the disk holds, checked with [`crate::superblock::check`]; `open` is random and
-    /// new; `seed` feeds the tags of proposals.
+    /// Starts a run. `stored` is what the disk holds, the superblock checked with [`crate::superblock::check`]; `open` is
+    /// random and new; `seed` feeds the tags of proposals.
     ///
     /// # Panics
     ///
     /// With more than 63 peers, or more volumes than a superblock holds: the plan allows neither.
     #[must_use]
-    pub fn start(config: ReplicaConfig, stored: Option<Superblock>, open: OpenId, seed: u64, now: Instant) -> Self {
+    pub fn start(
+        config: ReplicaConfig,
+        stored: Option<(Superblock, Memory)>,
+        open: OpenId,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
+        let (stored, memory) = stored.map_or((None, Memory::default()), |(stored, memory)| (Some(stored), memory));
+        let suspect = stored.as_ref().is_some_and(|stored| stored.failed);
+        let (remembered, unknown) = Remembered::load(&config, memory, stored.is_some(), suspect);
+        let mut disk = Disk::new(config.grain, config.hot_max, config.mutations.write_before_hot());
+        unknown.into_iter().for_each(|extent| disk.hot.add_unknown(extent));
         assert!(config.peers.len() < 64, "a group has at most 64 replicas");
         assert!(config.volumes.len() <= crate::superblock::VOLUMES_MAX, "a superblock holds so many volumes");
         let peers = config.peers.iter().filter(|peer| **peer != config.node);
@@ -93,7 +107,7 @@ impl Replica {
             // What a failed run held is not to be trusted: the register must not take this run for its successor.
             previous: stored.as_ref().filter(|stored| !stored.failed).map(earlier_runs).unwrap_or_default(),
             member: false,
-            suspect: stored.as_ref().is_some_and(|stored| stored.failed),
+            suspect,
             superblock_sequence: stored.as_ref().map_or(0, |stored| stored.sequence),
             storing: None,
             store_again: false,
@@ -101,9 +115,10 @@ impl Replica {
             promised_durable: promised,
             wanted: false,
             lease_until: Instant::ZERO,
-            disk: Disk::default(),
+            disk,
             failed: None,
             unsettled: Unsettled::default(),
+            remembered,
             follower: Follower::default(),
             primary: None,
             kept: Vec::new(),
@@ -156,7 +171,7 @@ impl Replica {
         let busy = self.primary.is_some() || !self.register.possible().is_empty();
         let lease = (self.primary.is_some() && self.now < self.lease_until).then_some(self.lease_until);
         let tick = busy.then_some(self.next_tick.max(self.now));
-        lease.into_iter().chain(tick).min()
+        lease.into_iter().chain(tick).chain(self.memory_due().map(|due| due.max(self.now))).min()
     }
 
     fn tick_length(&self) -> Duration {
@@ -180,6 +195,7 @@ impl Replica {
         self.advance_takeover();
         self.advance_joiners();
         self.advance_release();
+        self.advance_memory();
         self.release_replies();
         self.note_frozen();
     }
@@ -289,16 +305,20 @@ impl Replica {
         if core::mem::take(&mut self.store_again) {
             self.store_superblock();
         }
-        self.answer_flushes();
         self.answer_lead();
         for peer in 0..self.peers.len() {
             self.lead(peer);
         }
     }
 
-    fn disk_completed(&mut self, op: DiskOpId, outcome: DiskOutcome) {
-        match self.disk.completed(op) {
+    pub(crate) fn disk_completed(&mut self, op: DiskOpId, outcome: DiskOutcome) {
+        let done = !matches!(outcome, DiskOutcome::Failed(_));
+        match self.disk.completed(op, done, &mut self.outputs) {
             Some(Job::Superblock) => self.superblock_stored(outcome),
+            Some(Job::Activity) => self.activity_stored(outcome),
+            Some(Job::RetiredStamps) => self.stamps_stored(outcome),
+            Some(Job::AllStamps) => self.all_stamps_stored(outcome),
+            Some(Job::Retire) => self.synced_for_retirement(outcome),
             Some(Job::Local { promotion, sequence }) => self.local_stored(op, promotion, sequence, outcome),
             Some(Job::Follow { promotion, sequence }) => self.follow_stored(op, promotion, sequence, outcome),
             Some(Job::Read { promotion, request }) => self.read_done(op, promotion, request, outcome),
@@ -309,8 +329,8 @@ impl Replica {
             Some(Job::Piece { promotion, span }) => self.piece_read(op, promotion, span, outcome),
             Some(Job::Flush { promotion, flush }) => self.local_flushed(promotion, flush, outcome),
             Some(Job::Shrink { promotion }) => self.flushed_before_shrink(promotion, outcome),
-            Some(Job::FollowFlush { connection, peer, promotion, flush, rewritten, stored }) => {
-                self.follow_flushed((peer, connection), promotion, (flush, rewritten, stored), outcome);
+            Some(Job::FollowFlush { connection, peer, promotion, flush, stored }) => {
+                self.follow_flushed((peer, connection), promotion, (flush, stored), outcome);
             }
             Some(Job::Ahead { promotion, stored }) => self.synced_ahead(promotion, stored, outcome),
             None => {}

@@ -32,10 +32,13 @@ pub(crate) struct Follower {
     pub(crate) syncing_ahead: bool,
     /// Until when it is worth its while.
     pub(crate) flush_expected_until: Instant,
-    /// The superblock is about to say that the disk is good again.
-    vouching: bool,
-    /// Flushes that are answered then.
-    flushed: Vec<(usize, ConnectionId, Epoch, u64)>,
+}
+
+impl Follower {
+    /// Every write received is stored up to this one.
+    pub(crate) fn held(&self) -> u64 {
+        self.storing.first().map_or(self.received, |first| first - 1)
+    }
 }
 
 impl Replica {
@@ -73,6 +76,7 @@ impl Replica {
 
     /// Begins to follow `promotion`, as a follower or as its primary: earlier ones are refused from now on.
     pub(crate) fn promise(&mut self, promotion: Epoch) {
+        self.close_chapter();
         self.disk.cancel_waiting(&mut self.outputs, |job| matches!(job, Job::Follow { .. }));
         self.follower = Follower::default();
         self.promised = promotion;
@@ -88,7 +92,8 @@ impl Replica {
         if self.peers[peer].link.as_ref().is_some_and(|link| link.connection == connection) {
             self.follower.leader = Some((peer, connection));
             let unsettled = self.unsettled.spans().bounded(SPANS_MAX);
-            self.send(peer, Message::Promised { promotion: self.promised, unsettled });
+            let history = self.history();
+            self.send(peer, Message::Promised { promotion: self.promised, unsettled, history });
         }
     }
 
@@ -127,6 +132,8 @@ impl Replica {
         self.follower.received = write.sequence;
         self.follower.storing.insert(write.sequence);
         self.unsettled.add(write.promotion, write.sequence, span);
+        self.remembered.stamps.raise(&span, write.promotion, write.sequence);
+        self.remembered.last_write = self.now;
         self.counters.followed_writes += 1;
         let job = Job::Follow { promotion: write.promotion, sequence: write.sequence };
         let unordered = self.config.mutations.ignore_overlap_order();
@@ -163,9 +170,8 @@ impl Replica {
         }
         if let (None, Some((_, connection))) = (&self.failed, self.follower.leader) {
             let idle = self.follower.storing.is_empty();
-            let rewritten = self.suspect && idle;
             let stored = if idle { self.follower.received } else { 0 };
-            let job = Job::FollowFlush { connection, peer, promotion, flush, rewritten, stored };
+            let job = Job::FollowFlush { connection, peer, promotion, flush, stored };
             self.disk.start(job, &mut self.outputs, |op| DiskOp::Sync { op });
             self.expect_flushes();
         }
@@ -175,12 +181,12 @@ impl Replica {
         &mut self,
         (peer, connection): (usize, ConnectionId),
         promotion: Epoch,
-        (flush, rewritten, stored): (u64, bool, u64),
+        (flush, stored): (u64, u64),
         outcome: DiskOutcome,
     ) {
         if let DiskOutcome::Failed(error) = outcome {
             if self.config.mutations.retry_failed_sync() {
-                let job = Job::FollowFlush { connection, peer, promotion, flush, rewritten, stored };
+                let job = Job::FollowFlush { connection, peer, promotion, flush, stored };
                 self.disk.start(job, &mut self.outputs, |op| DiskOp::Sync { op });
             } else {
                 self.fail(error);
@@ -189,39 +195,13 @@ impl Replica {
             && self.follower.leader == Some((peer, connection))
             && self.follows(peer, promotion)
         {
-            if rewritten && core::mem::take(&mut self.suspect) {
-                // A primary flushes a joiner only after it has sent everything, and it sent all of it: what this disk holds
-                // is good again. That must be durable before the register can learn of the new member.
-                self.store_superblock();
-                self.follower.vouching = true;
-            }
-            if self.follower.vouching {
-                self.follower.flushed.push((peer, connection, promotion, flush));
-            } else {
-                self.send(peer, Message::Flushed { promotion, flush });
-            }
+            self.send(peer, Message::Flushed { promotion, flush });
             self.durable_up_to(stored);
             self.sync_ahead();
         }
     }
 
-    /// Sends the answers that waited for the superblock to say that this disk is good again.
-    pub(crate) fn answer_flushes(&mut self) {
-        if self.is_storing() {
-            return;
-        }
-        self.follower.vouching = false;
-        for (peer, connection, promotion, flush) in core::mem::take(&mut self.follower.flushed) {
-            if self.follower.leader == Some((peer, connection))
-                && self.follows(peer, promotion)
-                && self.failed.is_none()
-            {
-                self.send(peer, Message::Flushed { promotion, flush });
-            }
-        }
-    }
-
-    pub(crate) fn hashes_asked(&mut self, peer: usize, promotion: Epoch, chunk: u64, span: Span) {
+    pub(crate) fn hashes_asked(&mut self, peer: usize, promotion: Epoch, chunk: u64, span: Span, written: u64) {
         if !self.follows(peer, promotion) {
             self.send(peer, Message::NotYours { promised: self.promised });
             return;
@@ -229,6 +209,11 @@ impl Replica {
         if span.length == 0 || span.length > CHUNK || !self.within(&span) {
             self.refuse(peer, format!("chunk {chunk} of {promotion} is no range of the volume"));
             return;
+        }
+        if !self.config.mutations.no_stamps_for_equals() {
+            // Written there after the fork point, or it would not be compared: so it counts as written here, no earlier than
+            // it can have been there.
+            self.remembered.stamps.raise(&span, promotion, written);
         }
         if let (None, Some((_, connection))) = (&self.failed, self.follower.leader) {
             self.disk.read(Job::Hash { connection, peer, promotion, chunk }, span, &mut self.outputs);

@@ -1,4 +1,4 @@
-//! What a replica must remember over a restart.
+//! What a replica must remember of itself over a restart; what it remembers of its content is in [`crate::meta`].
 //!
 //! Four copies of one 4096-byte block. A store writes them one after the other, each durable before the next, and is
 //! done when a majority is durable: a crash can then tear at most one copy, and the newest of a majority is always
@@ -18,11 +18,7 @@
 //!     64      8  number of earlier opens: 0 to 64
 //!     72     64  group: length, then the name, then zeroes
 //!    136     64  node: the same
-//!    200     16  reserved: place of the hot extents (first byte, length)
-//!    216     16  reserved: place of the region stamps
-//!    232     16  reserved: place of the epoch table
-//!    248     24  reserved: base (epoch number, epoch tag, sequence)
-//!    272    240  reserved
+//!    200    312  reserved
 //!    512    512  earlier opens, newest first, 8 bytes each
 //!   1024     72  volume 0: length of the name, the name, zeroes (64 bytes), then the size in bytes (8)
 //!   1096     72  volume 1, and so on

@@ -20,12 +20,13 @@ use crate::{
     Message, VolumeIndex,
     config::VolumeSpec,
     message::{Content, Hello, SequencedWrite, Span},
+    meta::{Chapter, history::CHAPTERS_MAX},
 };
 
 /// Payload bytes in the largest frame: the NBD limit for one request.
 pub const PAYLOAD_MAX: usize = 32 << 20;
-/// Bytes of the longest head: a promise with [`SPANS_MAX`] spans.
-pub const HEAD_MAX: usize = 64 + SPANS_MAX * 18;
+/// Bytes of the longest head: a promise with [`SPANS_MAX`] spans and a full history.
+pub const HEAD_MAX: usize = 64 + SPANS_MAX * 18 + CHAPTERS_MAX * 24;
 /// Spans in one promise.
 pub const SPANS_MAX: usize = 64 << 10;
 /// Bytes in front of every head.
@@ -75,6 +76,10 @@ const FAILED: u8 = 12;
 const PING: u8 = 13;
 const PONG: u8 = 14;
 const DURABLE: u8 = 15;
+const FORK: u8 = 16;
+const CHANGED: u8 = 17;
+const SETTLED: u8 = 18;
+const ADOPTED: u8 = 19;
 
 struct Head(Vec<u8>);
 
@@ -94,6 +99,26 @@ impl Head {
 
     fn span(&mut self, span: &Span) -> &mut Self {
         self.put(&span.volume.0.to_le_bytes()).u64(span.offset).u64(span.length)
+    }
+
+    /// Cut at [`SPANS_MAX`]; senders stay within it.
+    fn spans(&mut self, spans: &[Span]) -> &mut Self {
+        let spans = &spans[..spans.len().min(SPANS_MAX)];
+        self.put(&(spans.len() as u32).to_le_bytes());
+        for span in spans {
+            self.span(span);
+        }
+        self
+    }
+
+    /// The newest [`CHAPTERS_MAX`]; nobody keeps more.
+    fn history(&mut self, history: &[Chapter]) -> &mut Self {
+        let history = &history[history.len().saturating_sub(CHAPTERS_MAX)..];
+        self.put(&(history.len() as u32).to_le_bytes());
+        for chapter in history {
+            self.epoch(chapter.epoch).u64(chapter.last);
+        }
+        self
     }
 
     /// Cut at [`TEXT_MAX`] bytes; names are shorter.
@@ -125,12 +150,20 @@ pub fn encode(message: &Message) -> (Vec<u8>, Option<Bytes>) {
         Message::Lead { promotion } => {
             head.put(&[LEAD]).epoch(*promotion);
         }
-        Message::Promised { promotion, unsettled } => {
-            let unsettled = &unsettled[..unsettled.len().min(SPANS_MAX)];
-            head.put(&[PROMISED]).epoch(*promotion).put(&(unsettled.len() as u32).to_le_bytes());
-            for span in unsettled {
-                head.span(span);
+        Message::Promised { promotion, unsettled, history } => {
+            head.put(&[PROMISED]).epoch(*promotion).spans(unsettled).history(history);
+        }
+        Message::Fork { promotion, after } => {
+            head.put(&[FORK]).epoch(*promotion).put(&[u8::from(after.is_some())]);
+            if let Some(chapter) = after {
+                head.epoch(chapter.epoch).u64(chapter.last);
             }
+        }
+        Message::Changed { promotion, spans, last } => {
+            head.put(&[CHANGED]).epoch(*promotion).spans(spans).put(&[u8::from(*last)]);
+        }
+        Message::Settled { promotion, history } => {
+            head.put(&[SETTLED]).epoch(*promotion).history(history);
         }
         Message::Write(write) => {
             let kind = if matches!(write.content, Content::Data(_)) { WRITE } else { ZERO };
@@ -158,14 +191,17 @@ pub fn encode(message: &Message) -> (Vec<u8>, Option<Bytes>) {
         Message::Durable { promotion, sequence } => {
             head.put(&[DURABLE]).epoch(*promotion).u64(*sequence);
         }
-        Message::Compare { promotion, chunk, span } => {
-            head.put(&[COMPARE]).epoch(*promotion).u64(*chunk).span(span);
+        Message::Compare { promotion, chunk, span, written } => {
+            head.put(&[COMPARE]).epoch(*promotion).u64(*chunk).span(span).u64(*written);
         }
         Message::Hashes { promotion, chunk, hashes } => {
             head.put(&[HASHES]).epoch(*promotion).u64(*chunk).put(&(hashes.len() as u32).to_le_bytes());
             for hash in hashes {
                 head.put(hash);
             }
+        }
+        Message::Adopted { promotion } => {
+            head.put(&[ADOPTED]).epoch(*promotion);
         }
         Message::NotYours { promised } => {
             head.put(&[NOT_YOURS]).epoch(*promised);
@@ -316,10 +352,15 @@ impl<'a> Fields<'a> {
             HELLO => Message::Hello(self.hello()?),
             LEAD => Message::Lead { promotion: self.epoch()? },
             PROMISED => {
-                let promotion = self.epoch()?;
-                let count = self.count(18)?;
-                Message::Promised { promotion, unsettled: (0..count).map(|_| self.span()).collect::<Result<_, _>>()? }
+                Message::Promised { promotion: self.epoch()?, unsettled: self.spans()?, history: self.history()? }
             }
+            FORK => {
+                let promotion = self.epoch()?;
+                let after = if self.flag()? { Some(self.chapter()?) } else { None };
+                Message::Fork { promotion, after }
+            }
+            CHANGED => Message::Changed { promotion: self.epoch()?, spans: self.spans()?, last: self.flag()? },
+            SETTLED => Message::Settled { promotion: self.epoch()?, history: self.history()? },
             WRITE | ZERO => {
                 let (promotion, sequence, committed) = (self.epoch()?, self.u64()?, self.u64()?);
                 let (volume, offset, durable) = (VolumeIndex(self.u16()?), self.u64()?, self.flag()?);
@@ -343,7 +384,10 @@ impl<'a> Fields<'a> {
             FLUSH => Message::Flush { promotion: self.epoch()?, flush: self.u64()?, committed: self.u64()? },
             FLUSHED => Message::Flushed { promotion: self.epoch()?, flush: self.u64()? },
             DURABLE => Message::Durable { promotion: self.epoch()?, sequence: self.u64()? },
-            COMPARE => Message::Compare { promotion: self.epoch()?, chunk: self.u64()?, span: self.span()? },
+            COMPARE => {
+                let (promotion, chunk) = (self.epoch()?, self.u64()?);
+                Message::Compare { promotion, chunk, span: self.span()?, written: self.u64()? }
+            }
             HASHES => {
                 let (promotion, chunk, count) = (self.epoch()?, self.u64()?, self.count(32)?);
                 Message::Hashes {
@@ -352,6 +396,7 @@ impl<'a> Fields<'a> {
                     hashes: (0..count).map(|_| self.take("a hash")).collect::<Result<_, _>>()?,
                 }
             }
+            ADOPTED => Message::Adopted { promotion: self.epoch()? },
             NOT_YOURS => Message::NotYours { promised: self.epoch()? },
             FAILED => Message::Failed { why: String::from(self.text()?) },
             PING => Message::Ping { promotion: self.epoch()?, committed: self.u64()? },
@@ -411,6 +456,23 @@ impl<'a> Fields<'a> {
 
     fn span(&mut self) -> Result<Span, WireError> {
         Ok(Span { volume: VolumeIndex(self.u16()?), offset: self.u64()?, length: self.u64()? })
+    }
+
+    fn spans(&mut self) -> Result<Vec<Span>, WireError> {
+        let count = self.count(18)?;
+        (0..count).map(|_| self.span()).collect()
+    }
+
+    fn chapter(&mut self) -> Result<Chapter, WireError> {
+        Ok(Chapter { epoch: self.epoch()?, last: self.u64()? })
+    }
+
+    fn history(&mut self) -> Result<Vec<Chapter>, WireError> {
+        let count = self.count(24)?;
+        if count > CHAPTERS_MAX {
+            return Err(self.wrong("a history"));
+        }
+        (0..count).map(|_| self.chapter()).collect()
     }
 
     fn text(&mut self) -> Result<&'a str, WireError> {

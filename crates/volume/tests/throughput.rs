@@ -19,7 +19,9 @@ fn op(op: &DiskOp) -> tandem_volume::DiskOpId {
         | DiskOp::Write { op, .. }
         | DiskOp::Zero { op, .. }
         | DiskOp::Sync { op }
-        | DiskOp::StoreSuperblock { op, .. } => *op,
+        | DiskOp::StoreSuperblock { op, .. }
+        | DiskOp::StoreActivity { op, .. }
+        | DiskOp::StoreStamps { op, .. } => *op,
     }
 }
 

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use tandem_base::{ClusterId, Epoch, OpenId};
 use tandem_volume::{
     Content, Hello, Message, SequencedWrite, Span, VolumeIndex, VolumeSpec,
+    meta::Chapter,
     wire::{Decoder, WireError, encode},
 };
 
@@ -66,12 +67,24 @@ fn write() -> impl Strategy<Value = Message> {
     )
 }
 
+fn chapter() -> impl Strategy<Value = Chapter> {
+    (epoch(), any::<u64>()).prop_map(|(epoch, last)| Chapter { epoch, last })
+}
+
+fn history() -> impl Strategy<Value = Vec<Chapter>> {
+    prop::collection::vec(chapter(), 0..=tandem_volume::meta::history::CHAPTERS_MAX)
+}
+
 fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         hello(),
         epoch().prop_map(|promotion| Message::Lead { promotion }),
-        (epoch(), prop::collection::vec(span(), 0..20))
-            .prop_map(|(promotion, unsettled)| Message::Promised { promotion, unsettled }),
+        (epoch(), prop::collection::vec(span(), 0..20), history())
+            .prop_map(|(promotion, unsettled, history)| Message::Promised { promotion, unsettled, history }),
+        (epoch(), prop::option::of(chapter())).prop_map(|(promotion, after)| Message::Fork { promotion, after }),
+        (epoch(), prop::collection::vec(span(), 0..20), any::<bool>())
+            .prop_map(|(promotion, spans, last)| Message::Changed { promotion, spans, last }),
+        (epoch(), history()).prop_map(|(promotion, history)| Message::Settled { promotion, history }),
         write(),
         (epoch(), any::<u64>()).prop_map(|(promotion, sequence)| Message::Stored { promotion, sequence }),
         (epoch(), any::<u64>(), any::<u64>()).prop_map(|(promotion, flush, committed)| Message::Flush {
@@ -81,13 +94,15 @@ fn message() -> impl Strategy<Value = Message> {
         }),
         (epoch(), any::<u64>()).prop_map(|(promotion, flush)| Message::Flushed { promotion, flush }),
         (epoch(), any::<u64>()).prop_map(|(promotion, sequence)| Message::Durable { promotion, sequence }),
-        (epoch(), any::<u64>(), span()).prop_map(|(promotion, chunk, span)| Message::Compare {
+        (epoch(), any::<u64>(), span(), any::<u64>()).prop_map(|(promotion, chunk, span, written)| Message::Compare {
             promotion,
             chunk,
-            span
+            span,
+            written
         }),
         (epoch(), any::<u64>(), prop::collection::vec(any::<[u8; 32]>(), 0..5))
             .prop_map(|(promotion, chunk, hashes)| Message::Hashes { promotion, chunk, hashes }),
+        epoch().prop_map(|promotion| Message::Adopted { promotion }),
         epoch().prop_map(|promised| Message::NotYours { promised }),
         "[ -~]{0,99}".prop_map(|why| Message::Failed { why }),
         (epoch(), any::<u64>()).prop_map(|(promotion, committed)| Message::Ping { promotion, committed }),

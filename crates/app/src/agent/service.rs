@@ -171,10 +171,12 @@ impl Runner {
         {
             self.steps.thaw();
         }
-        if entitled != self.entitled {
-            self.entitled = entitled;
-            self.lifecycle.handle(now(), if entitled { Input::LeaseRenewed } else { Input::LeaseEnded });
+        match orders.lease_until.filter(|_| entitled) {
+            Some(until) if renewed || !self.entitled => self.lifecycle.handle(now(), Input::LeaseRenewed { until }),
+            None if self.entitled => self.lifecycle.handle(now(), Input::LeaseEnded),
+            _ => {}
         }
+        self.entitled = entitled;
         if orders.intent != self.intent {
             self.intent.clone_from(&orders.intent);
             match &orders.intent {

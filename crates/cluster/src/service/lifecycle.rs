@@ -66,6 +66,7 @@ pub struct Lifecycle {
     /// The attachment is gone for ever: stop by force.
     detached: bool,
     frozen_since: Option<Instant>,
+    lease_until: Instant,
     thawed_at: Option<Instant>,
     watched: BTreeSet<Step>,
     restarts: VecDeque<Instant>,
@@ -91,6 +92,7 @@ impl Lifecycle {
             busy: None,
             detached: false,
             frozen_since: Some(Instant::ZERO),
+            lease_until: Instant::ZERO,
             thawed_at: None,
             watched: BTreeSet::new(),
             restarts: VecDeque::new(),
@@ -111,6 +113,9 @@ impl Lifecycle {
     pub fn handle(&mut self, now: Instant, input: Input) {
         if matches!(self.goal, Goal::Escalated(_)) {
             return; // Nothing but the fence can help.
+        }
+        if now >= self.lease_until && !matches!(input, Input::LeaseRenewed { .. }) {
+            self.freeze(now);
         }
         match input {
             Input::Wanted { placement, pause } => self.wanted(placement, pause),
@@ -137,14 +142,11 @@ impl Lifecycle {
                 }
             }
             Input::MonitorFailed { step, why } => self.monitor_failed(now, step, &why),
-            Input::LeaseEnded => {
-                if self.frozen_since.is_none() {
-                    self.frozen_since = Some(now);
-                    self.thawed_at = None;
-                    self.steady_at = None;
-                }
+            Input::LeaseEnded => self.freeze(now),
+            Input::LeaseRenewed { until } => {
+                self.lease_until = self.lease_until.max(until);
+                self.thaw(now);
             }
-            Input::LeaseRenewed => self.thaw(now),
             Input::AttachmentLost { why } => {
                 if self.touched > 0 {
                     self.detached = true;
@@ -296,6 +298,14 @@ impl Lifecycle {
         self.restarts.push_back(now);
         self.steady_at = None;
         self.goal = Goal::Down { to, then: Then::Again };
+    }
+
+    fn freeze(&mut self, now: Instant) {
+        if self.frozen_since.is_none() {
+            self.frozen_since = Some(now);
+            self.thawed_at = None;
+            self.steady_at = None;
+        }
     }
 
     fn thaw(&mut self, now: Instant) {

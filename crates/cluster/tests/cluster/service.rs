@@ -30,7 +30,7 @@ struct World(Lifecycle);
 impl World {
     fn new() -> Self {
         let mut world = Self(Lifecycle::new(settings()));
-        assert!(world.give(0, Input::LeaseRenewed).is_empty());
+        assert!(world.give(0, renewed()).is_empty());
         world
     }
 
@@ -64,6 +64,11 @@ fn force(step: Step) -> Output {
     Output::Stop { step, force: true }
 }
 
+/// A lease for longer than any test lasts.
+fn renewed() -> Input {
+    Input::LeaseRenewed { until: at(100_000) }
+}
+
 fn wanted(placement: u64) -> Input {
     Input::Wanted { placement, pause: Duration::ZERO }
 }
@@ -94,20 +99,31 @@ fn up_in_order_down_in_reverse() {
 fn nothing_starts_without_a_lease() {
     let mut world = World(Lifecycle::new(settings()));
     assert!(world.give(5, wanted(1)).is_empty());
-    assert_eq!(world.give(6, Input::LeaseRenewed), [start(Attach, 1)]);
+    assert_eq!(world.give(6, renewed()), [start(Attach, 1)]);
+}
+
+#[test]
+fn nothing_starts_when_the_lease_is_over_though_nobody_said_so_yet() {
+    let mut world = World(Lifecycle::new(settings()));
+    assert!(world.give(0, Input::LeaseRenewed { until: at(10) }).is_empty());
+    assert_eq!(world.give(5, wanted(1)), [start(Attach, 1)]);
+    // The machine stood still meanwhile; the end of a step is the first that is heard.
+    assert!(world.give(12, Input::StepStarted(Attach)).is_empty());
+    assert!(world.give(12, Input::LeaseEnded).is_empty());
+    assert_eq!(world.give(13, Input::LeaseRenewed { until: at(16) }), [start(Mount, 1)]);
 }
 
 #[test]
 fn an_agent_that_restarts_adopts_what_runs() {
     let mut world = World(Lifecycle::adopt(settings(), 1));
-    world.give(0, Input::LeaseRenewed);
+    world.give(0, renewed());
     assert_eq!(world.give(1, wanted(1)), [start(Attach, 1)]);
     // The first step fails, though the last may be up: all are stopped.
     let failed = Input::StepFailed { step: Attach, why: "gone".into() };
     assert_eq!(world.give(2, failed), [stop(Process)]);
 
     let mut world = World(Lifecycle::adopt(settings(), 1));
-    world.give(0, Input::LeaseRenewed);
+    world.give(0, renewed());
     assert_eq!(world.give(1, wanted(2)), [stop(Process)], "what belongs to the past ends first");
     let mut world = World(Lifecycle::adopt(settings(), 1));
     assert_eq!(world.give(1, unwanted(None)), [force(Process)], "no lease yet: what is frozen is ended by force");
@@ -150,10 +166,10 @@ fn a_placement_that_failed_here_before_waits_for_its_start() {
     assert!(world.give(14, paused(3)).is_empty());
     assert!(world.give(15, Input::LeaseEnded).is_empty());
     assert!(world.give(30, Input::TimedOut).is_empty());
-    assert_eq!(world.give(31, Input::LeaseRenewed), [start(Attach, 3)]);
+    assert_eq!(world.give(31, renewed()), [start(Attach, 3)]);
     // What an earlier agent left is not interrupted.
     let mut world = World(Lifecycle::adopt(settings(), 1));
-    world.give(0, Input::LeaseRenewed);
+    world.give(0, renewed());
     assert_eq!(world.give(1, paused(1)), [start(Attach, 1)]);
 }
 
@@ -216,7 +232,7 @@ fn what_is_frozen_is_not_watched_and_not_counted() {
     assert_eq!(world.give(20, Input::LeaseEnded), [Output::StopMonitor(Process)]);
     assert!(world.give(21, Input::MonitorFailed { step: Process, why: "no answer".into() }).is_empty());
     assert_eq!(world.0.poll_timeout(), None);
-    assert!(world.give(50, Input::LeaseRenewed).is_empty(), "nothing was restarted");
+    assert!(world.give(50, renewed()).is_empty(), "nothing was restarted");
     assert!(world.give(52, Input::MonitorFailed { step: Process, why: "no answer".into() }).is_empty());
     assert_eq!(world.0.poll_timeout(), Some(at(53)));
     assert_eq!(world.give(53, Input::TimedOut), [Output::StartMonitor(Process)]);
@@ -228,7 +244,7 @@ fn a_frozen_start_gets_its_time_back() {
     world.give(10, wanted(1));
     world.give(20, Input::LeaseEnded);
     assert!(world.give(31, Input::TimedOut).is_empty());
-    world.give(120, Input::LeaseRenewed);
+    world.give(120, renewed());
     let busy = at(130);
     world.give(123, Input::TimedOut);
     assert_eq!(world.0.poll_timeout(), Some(busy));

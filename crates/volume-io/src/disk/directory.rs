@@ -10,11 +10,13 @@ use std::{
 use tandem_base::{ByteSize, VolumeName};
 use tandem_volume::{
     ReplicaConfig, Superblock,
+    meta::Memory,
     superblock::{self, Selected, SuperblockError},
 };
 
 use super::{
     SuperblockFile,
+    memory_files::MemoryFiles,
     operation::{Image, Shared},
 };
 
@@ -102,8 +104,8 @@ impl DiskOpenError {
 pub(crate) struct Opened {
     pub(crate) shared: Shared,
     /// `None` where nothing was ever stored.
-    pub(crate) stored: Option<Superblock>,
-    /// What was wrong with copies of the superblock that were written again.
+    pub(crate) stored: Option<(Superblock, Memory)>,
+    /// What was damaged, and what becomes of it.
     pub(crate) repaired: Option<String>,
 }
 
@@ -166,6 +168,10 @@ impl Directory {
             }
             opened.push(Image { file, path });
         }
+        let memory_files = MemoryFiles::open(&self.path, config, fresh)
+            .map_err(|(path, cause)| DiskOpenError::System { action: "open", path, cause })?;
+        let memory =
+            memory_files.load().map_err(|(path, cause)| DiskOpenError::System { action: "read", path, cause })?;
         File::open(&self.path).and_then(|file| file.sync_all()).map_err(system("sync", &self.path))?;
         let superblock = SuperblockFile::new(superblock_path, file);
         let mut repaired = None;
@@ -178,11 +184,17 @@ impl Directory {
                     superblock::COPIES
                 ));
             }
+            if memory.activity.is_none() {
+                let path = memory_files.activity_path().display();
+                let why = format!("{path} holds no record that can be read: nothing is known of what the images hold");
+                repaired = Some(repaired.map_or(why.clone(), |before| format!("{before}; {why}")));
+            }
             superblock.repair(stored, *repair).map_err(|error| system("repair", superblock.path())(error.into()))?;
             self.settle()?;
         }
-        let shared = Shared { images: opened, superblock, fault: AtomicI32::new(0), broken: AtomicBool::new(false) };
-        Ok(Opened { shared, stored: stored.map(|(stored, _)| stored), repaired })
+        let (fault, broken) = (AtomicI32::new(0), AtomicBool::new(false));
+        let shared = Shared { images: opened, superblock, memory: memory_files, fault, broken };
+        Ok(Opened { shared, stored: stored.map(|(stored, _)| (stored, memory)), repaired })
     }
 
     /// Call when a superblock is durable: from now on the images count.

@@ -11,9 +11,9 @@ use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicI32, Ordering},
 };
-use tandem_volume::{DiskError, DiskOp, DiskOpId, DiskOutcome, VolumeIndex};
+use tandem_volume::{DiskError, DiskOp, DiskOpId, DiskOutcome, LastWords, VolumeIndex};
 
-use super::SuperblockFile;
+use super::{SuperblockFile, memory_files::MemoryFiles};
 
 /// A volume's raw image.
 pub(crate) struct Image {
@@ -26,6 +26,7 @@ pub(crate) struct Shared {
     /// In the order of [`VolumeIndex`].
     pub(crate) images: Vec<Image>,
     pub(crate) superblock: SuperblockFile,
+    pub(crate) memory: MemoryFiles,
     /// An errno that every operation fails with; 0 for none.
     pub(crate) fault: AtomicI32,
     /// A write or sync failed: no later sync may succeed, because the kernel marks pages that failed to reach the disk
@@ -45,15 +46,22 @@ impl Shared {
         }
     }
 
-    /// Makes every image durable, at the end of the server; where nothing is under way any more, the superblock says
-    /// that the run ended clean.
+    /// Makes every image durable, at the end of the server. Where nothing is under way any more (`idle`), what is
+    /// remembered is completed, and the superblock says that the run ended clean.
     ///
     /// # Errors
     ///
-    /// Those of fdatasync(2) and of the superblock's store, or the injected one.
-    pub(crate) fn close(&self, idle: bool) -> Result<(), Errno> {
+    /// Those of fdatasync(2) and of the stores, or the injected one.
+    pub(crate) fn close(&self, idle: bool, last_words: impl FnOnce() -> Option<LastWords>) -> Result<(), Errno> {
         self.images.iter().try_for_each(|image| self.injected().and_then(|()| fdatasync(&image.file)))?;
-        if idle && !self.broken.load(Ordering::SeqCst) { self.superblock.close() } else { Ok(()) }
+        if !idle || self.broken.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        if let Some(LastWords { stamps, activity }) = last_words() {
+            self.memory.store_stamps(&stamps)?;
+            self.memory.store_activity(&activity)?;
+        }
+        self.superblock.close()
     }
 
     /// The extents of a range: `(length, is_hole)` in order, at most `count`, covering at least one byte.
@@ -136,6 +144,15 @@ pub(super) fn execute(shared: &Shared, op: DiskOp) -> (DiskOpId, DiskOutcome) {
                 }
             }
             (op, DiskOutcome::Done)
+        }
+        DiskOp::StoreActivity { op, activity } => {
+            let result = shared.injected().and_then(|()| shared.memory.store_activity(&activity));
+            (op, changed(shared, "store", shared.memory.activity_path(), 0, result))
+        }
+        DiskOp::StoreStamps { op, stamps } => {
+            let result = shared.injected().and_then(|()| shared.memory.store_stamps(&stamps));
+            let volume = stamps.first().map_or(VolumeIndex(0), |(extent, _)| extent.volume);
+            (op, changed(shared, "store", shared.memory.stamps_path(volume), 0, result))
         }
         DiskOp::StoreSuperblock { op, superblock } => {
             let outcome = match shared.injected().and_then(|()| shared.superblock.store(&superblock)) {

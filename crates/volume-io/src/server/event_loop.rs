@@ -140,7 +140,8 @@ impl<'a> EventLoop<'a> {
             // Nobody is answered any more.
             let _ = self.disk.take_ended();
         }
-        if let Err(error) = self.disk.shared().close(self.disk.is_idle()) {
+        let idle = self.disk.is_idle();
+        if let Err(error) = self.disk.shared().close(idle, || self.replica.last_words()) {
             tracing::warn!(%error, "the images could not be made durable at the end");
         }
     }

@@ -8,11 +8,14 @@ use alloc::{
 };
 use tandem_base::{Change, Configuration, Epoch, Instant};
 
-use crate::{Event, Message, Output, Replica, Reply, Request, RequestError, RequestId, disk::Job, message::Span};
+use crate::{
+    Event, Message, Output, Replica, Reply, Request, RequestError, RequestId, disk::Job, message::Span, meta::Chapter,
+};
 
 mod flush;
 mod members;
 mod read;
+mod regions;
 mod release;
 pub(crate) mod resync;
 mod takeover;
@@ -79,6 +82,12 @@ impl Primary {
     /// The sequence number of the next write.
     pub(crate) fn next(&self) -> u64 {
         self.first + self.entries.len() as u64
+    }
+
+    /// Every write is stored here up to this one.
+    pub(crate) fn held(&self) -> u64 {
+        let pending = self.entries.iter().position(|entry| entry.local != Local::Stored);
+        self.first + pending.unwrap_or(self.entries.len()) as u64 - 1
     }
 
     /// The watermark that messages carry; 0 until the takeover barrier is passed.
@@ -298,6 +307,7 @@ impl Replica {
     /// The promotion is over: every request of it fails for ever. What is not known to be committed stays remembered as
     /// unsettled, for the next primary.
     pub(crate) fn end_promotion(&mut self, why: String) {
+        self.close_chapter();
         let Some(mut primary) = self.primary.take() else { return };
         for peer in 0..self.peers.len() {
             self.peers[peer].resync = None;
@@ -413,7 +423,7 @@ impl Replica {
     }
 
     /// A peer follows this promotion on its present connection.
-    pub(crate) fn peer_promised(&mut self, peer: usize, promotion: Epoch, unsettled: Vec<Span>) {
+    pub(crate) fn peer_promised(&mut self, peer: usize, promotion: Epoch, unsettled: Vec<Span>, history: Vec<Chapter>) {
         let Some(primary) = &self.primary else { return };
         let asked = self.peers[peer].link.as_ref().is_some_and(|link| link.led == Some(promotion));
         if primary.wire != promotion || !asked {
@@ -425,6 +435,10 @@ impl Replica {
         }
         if let Some(link) = &mut self.peers[peer].link {
             link.following = Some(promotion);
+            link.history = history;
+        }
+        if self.config.mutations.adopt_history_at_promise() {
+            self.settle_peer(peer);
         }
         let joiner = self.peers[peer].resync.as_ref().map(|resync| resync.open);
         if self.speaks_for_member(peer) || (joiner.is_some() && joiner == self.peers[peer].open()) {
@@ -432,10 +446,23 @@ impl Replica {
                 takeover.answered(peer, &unsettled);
             }
             self.send_again(peer);
+            let serving = self.primary.as_ref().is_some_and(|primary| primary.takeover.is_none());
+            if serving && self.speaks_for_member(peer) {
+                self.settle_peer(peer);
+            }
         } else {
             self.begin_resync_if_due(peer);
         }
         self.look_at_members();
+    }
+
+    /// Tells a peer that holds all there is that it does.
+    pub(crate) fn settle_peer(&mut self, peer: usize) {
+        let Some(promotion) = self.primary.as_ref().map(|primary| primary.wire) else { return };
+        if self.peers[peer].follows(promotion) {
+            let history = self.history();
+            self.send(peer, Message::Settled { promotion, history });
+        }
     }
 
     /// Whether a change of this kind is undecided.

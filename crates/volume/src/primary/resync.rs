@@ -1,12 +1,14 @@
-//! Bringing a replica in sync: full comparison by hashes, then barrier, flush, growth.
+//! Bringing a replica in sync: comparison by hashes of what can differ, then barrier, flush, growth.
 //!
-//! From the start of a resync every new write goes to the joiner too. What came before is compared, chunk by chunk. A
+//! From the start of a resync every new write goes to the joiner too. Of what came before, that is compared which either of
+//! the two has written after their fork point, or a crash left unknown to one of them ([`crate::meta`]), chunk by chunk. A
 //! chunk locks its range against new writes while it is read here, hashed there, and what differs is sent; the data then
 //! stands in the order of writes behind all that the chunk saw and before all that it did not. Each chunk is compared
 //! once and new writes need no comparison, so a resync ends under any load that the joiner can follow.
 //!
 //! Growth. Once all is compared the joiner is *required*: from now on nothing is acknowledged without it. When it has
-//! stored, and everybody has committed, everything up to that barrier, it flushes; only then is the growth proposed.
+//! stored, and everybody has committed, everything up to that barrier, it flushes, and writes down that it holds all there
+//! is; only then is the growth proposed.
 //! Whenever the register may show it as a member, it holds every acknowledged write, and durably what was flushed. While
 //! the growth is undecided the joiner stays required, also when it falls silent: then its removal is proposed against
 //! the same epoch, which decides the one or the other.
@@ -16,23 +18,25 @@ use bytes::Bytes;
 use tandem_base::{Change, Epoch, Instant, OpenId};
 
 use crate::{
-    DiskOpId, DiskOutcome, Event, Message, Output, Replica, ReplicaConfig, VolumeIndex,
+    DiskOpId, DiskOutcome, Event, Message, Output, Replica, ReplicaConfig,
     disk::Job,
     message::{BLOCK, CHUNK, Span},
     secondary::hashes,
     status::ResyncProgress,
 };
 
-use super::{Purpose, takeover::content_of};
+use super::{Purpose, regions::Regions, takeover::content_of};
 
 /// A resync of one joiner.
 #[derive(Debug)]
 pub(crate) struct Resync {
     /// The joiner's run.
     pub(crate) open: OpenId,
-    /// Where the next chunk begins; `None` when all were begun.
-    cursor: Option<(usize, u64)>,
+    /// What has to be compared; complete once the joiner has said what it changed.
+    regions: Regions,
     chunks: BTreeMap<u64, Chunk>,
+    /// When it was asked last.
+    asked: Instant,
     /// The chunk that was compared last differed: the next ones may, too.
     differs: bool,
     /// Bytes on their way to the joiner.
@@ -53,10 +57,14 @@ struct Chunk {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// The joiner is asked what it changed.
+    Asking,
     Comparing,
     /// The joiner has to store, and all have to commit, up to here.
     Draining(u64),
     Flushing,
+    /// The joiner is to write down that it holds everything.
+    Settling,
     Ready,
     Proposed,
 }
@@ -67,12 +75,14 @@ impl Resync {
         self.chunks.values().map(|chunk| chunk.span)
     }
 
+    /// Since when an answer of the joiner is awaited.
     pub(crate) fn oldest_chunk(&self) -> Option<Instant> {
-        self.chunks.values().map(|chunk| chunk.since).min()
+        let asked = matches!(self.state, State::Asking | State::Settling).then_some(self.asked);
+        self.chunks.values().map(|chunk| chunk.since).chain(asked).min()
     }
 
     pub(crate) fn progress(&self) -> ResyncProgress {
-        ResyncProgress { joining: self.state != State::Comparing, ..self.progress }
+        ResyncProgress { joining: !matches!(self.state, State::Asking | State::Comparing), ..self.progress }
     }
 
     /// Whether another chunk may be begun: as many at once as make a round trip worth its while, and no more data than
@@ -84,24 +94,6 @@ impl Resync {
         let each = if self.differs { CHUNK } else { CHUNK / 16 };
         let expected = self.backlog + each * (self.chunks.len() as u64 + 1);
         self.chunks.len() < config.resync_window && expected <= config.resync_ahead
-    }
-
-    /// The next chunk's range.
-    fn next_span(&mut self, sizes: impl Fn(usize) -> Option<u64>) -> Option<Span> {
-        loop {
-            let (volume, offset) = self.cursor?;
-            let Some(size) = sizes(volume) else {
-                self.cursor = None;
-                return None;
-            };
-            if offset >= size {
-                self.cursor = Some((volume + 1, 0));
-                continue;
-            }
-            let length = CHUNK.min(size - offset);
-            self.cursor = Some((volume, offset + length));
-            return Some(Span { volume: VolumeIndex(volume as u16), offset, length });
-        }
     }
 }
 
@@ -122,22 +114,49 @@ impl Replica {
         if busy || listed || other.resync.is_some() || other.failed.is_some() || self.now < other.resync_after {
             return;
         }
+        let promotion = primary.wire;
         self.forget_acknowledgements(peer);
-        let total = self.config.volumes.iter().map(|volume| volume.size).sum();
+        let theirs = self.peers[peer].link.as_ref().map(|link| link.history.clone()).unwrap_or_default();
+        let after = self.fork(&theirs);
+        let mut regions = Regions::new(self.config.grain.region.into(), &self.config.volumes);
+        self.remembered.stamps.after(after).for_each(|span| regions.add(&span));
+        self.send(peer, Message::Fork { promotion, after });
         self.peers[peer].resync = Some(Resync {
             open,
-            cursor: Some((0, 0)),
+            regions,
             chunks: BTreeMap::new(),
+            asked: self.now,
             differs: true,
             backlog: 0,
             required: false,
-            state: State::Comparing,
-            progress: ResyncProgress { total, ..ResyncProgress::default() },
+            state: State::Asking,
+            progress: ResyncProgress::default(),
         });
         self.counters.resyncs += 1;
         let node = self.peers[peer].node.clone();
-        let why = "it is not in the in-sync set".into();
+        let why = match after {
+            Some(after) => alloc::format!("both hold the same up to write {} of {}", after.last, after.epoch),
+            None => String::from("nothing is known of what it holds"),
+        };
         self.outputs.push_back(Output::Note(Event::ResyncStarted { node, why }));
+    }
+
+    /// A joiner says what it changed after the fork point.
+    pub(crate) fn peer_changed(&mut self, peer: usize, promotion: Epoch, spans: &[Span], last: bool) {
+        let current = self.primary.as_ref().is_some_and(|primary| primary.wire == promotion);
+        if !current || !self.peers[peer].follows(promotion) || self.resync_state(peer) != Some(State::Asking) {
+            return;
+        }
+        if let Some(outside) = spans.iter().find(|span| !self.within(span)) {
+            self.refuse(peer, alloc::format!("it changed a range outside of volume {}", outside.volume.0));
+            return;
+        }
+        let Some(resync) = &mut self.peers[peer].resync else { return };
+        spans.iter().for_each(|span| resync.regions.add(span));
+        if last {
+            resync.progress.total = resync.regions.bytes();
+            resync.state = State::Comparing;
+        }
     }
 
     pub(crate) fn advance_joiners(&mut self) {
@@ -161,7 +180,7 @@ impl Replica {
         self.begin_chunks(peer);
         let early = self.config.mutations.grow_before_joiner_flush();
         let (Some(primary), Some(resync)) = (&self.primary, &mut self.peers[peer].resync) else { return };
-        if resync.state == State::Comparing && resync.cursor.is_none() && resync.chunks.is_empty() {
+        if resync.state == State::Comparing && resync.regions.is_done() && resync.chunks.is_empty() {
             resync.state = if early { State::Ready } else { State::Draining(primary.next() - 1) };
             resync.required = true;
             let ResyncProgress { compared, sent, .. } = resync.progress;
@@ -213,20 +232,18 @@ impl Replica {
         let config = &self.config;
         loop {
             let (Some(primary), Some(resync)) = (&self.primary, &mut self.peers[peer].resync) else { return };
-            if !resync.may_begin(config) {
+            if resync.state != State::Comparing || !resync.may_begin(config) {
                 return;
             }
-            let Some(span) = resync.next_span(|volume| config.volumes.get(volume).map(|volume| volume.size)) else {
-                return;
-            };
+            let Some(span) = resync.regions.next() else { return };
             let chunk = self.next_chunk;
             self.next_chunk += 1;
             resync.chunks.insert(chunk, Chunk { span, data: None, hashes: None, since: self.now });
             self.disk.read(Job::Chunk { peer, chunk }, span, &mut self.outputs);
-            let promotion = primary.wire;
+            let (promotion, written) = (primary.wire, primary.next() - 1);
             let Some(link) = &self.peers[peer].link else { return };
             let (peer, connection) = (self.peers[peer].node.clone(), link.connection);
-            let message = Message::Compare { promotion, chunk, span };
+            let message = Message::Compare { promotion, chunk, span, written };
             self.outputs.push_back(Output::Send { peer, connection, message });
         }
     }
@@ -291,7 +308,16 @@ impl Replica {
     }
 
     pub(crate) fn joiner_flushed(&mut self, peer: usize) {
-        if self.resync_state(peer) == Some(State::Flushing) {
+        let now = self.now;
+        if let Some(resync) = self.peers[peer].resync.as_mut().filter(|resync| resync.state == State::Flushing) {
+            (resync.state, resync.asked) = (State::Settling, now);
+            self.settle_peer(peer);
+        }
+    }
+
+    pub(crate) fn peer_adopted(&mut self, peer: usize, promotion: Epoch) {
+        let current = self.primary.as_ref().is_some_and(|primary| primary.wire == promotion);
+        if current && self.peers[peer].follows(promotion) && self.resync_state(peer) == Some(State::Settling) {
             self.set_resync_state(peer, State::Ready);
         }
     }

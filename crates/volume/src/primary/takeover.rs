@@ -22,7 +22,7 @@ use crate::{
     unsettled::SpanSet,
 };
 
-use super::{Primary, Purpose};
+use super::{Primary, Purpose, bits};
 
 /// How far the takeover is.
 #[derive(Debug, Default)]
@@ -74,6 +74,7 @@ impl Replica {
         let again = self.config.mutations.same_epoch_after_restart() && self.promised.number > 0;
         let wire = if again { self.promised } else { promotion };
         self.promise(wire);
+        self.begin_chapter(wire);
         self.primary = Some(Primary {
             promotion,
             wire,
@@ -194,6 +195,9 @@ impl Replica {
             return;
         }
         let configuration = self.register.applied().clone();
+        for peer in bits(self.members()) {
+            self.settle_peer(peer);
+        }
         self.outputs.push_back(Output::Serving { promotion, configuration });
         for request in core::mem::take(&mut self.kept) {
             self.ready(request, Ok(crate::Reply::Done));

@@ -4,7 +4,7 @@ use std::panic::catch_unwind;
 
 use tandem_volume::Mutations;
 
-use crate::{history, scenarios, world::MISTAKES};
+use crate::{history, memory, scenarios, world::MISTAKES};
 
 #[test]
 fn every_mistake_is_noticed() {
@@ -13,8 +13,11 @@ fn every_mistake_is_noticed() {
     let mut unnoticed = Vec::new();
     for (mistake, mutations) in Mutations::each() {
         MISTAKES.set(mutations);
-        let scenario =
-            scenarios::ALL.iter().find(|(_, scenario)| catch_unwind(scenario).is_err()).map(|(name, _)| *name);
+        let scenario = scenarios::ALL
+            .iter()
+            .chain(memory::ALL)
+            .find(|(_, scenario)| catch_unwind(scenario).is_err())
+            .map(|(name, _)| *name);
         let history = || (0..600).find(|seed| catch_unwind(|| history::run(*seed)).is_err());
         match scenario.map(String::from).or_else(|| history().map(|seed| format!("seed {seed}"))) {
             Some(by) => println!("{mistake}: noticed by {by}"),

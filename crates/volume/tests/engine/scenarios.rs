@@ -111,6 +111,8 @@ fn a_flush_that_was_expected_waits_for_no_round_trip() {
 fn ack_durable_makes_every_write_durable() {
     let mut world = World::new(1, &["h1", "r1"], |config| config.ack = Ack::Durable);
     world.serve("r1");
+    world.write("r1", 0, 6, 512);
+    world.settle();
     world.node("h1").disk_held = true;
     world.write("r1", 0, 7, 512);
     world.settle();
@@ -232,7 +234,7 @@ fn a_joiner_grows_under_constant_load() {
         world.write("r1", 300_000, 5, 70_000);
         world.pass(20);
         world.crash("h1");
-        world.node("h1").data.fill(0xee);
+        world.replace_disk("h1");
         world.write("r1", 600_000, 6, 70_000);
         world.pass(1_500);
         assert_eq!(world.members(), ["r1"]);
@@ -608,6 +610,7 @@ fn a_peer_that_breaks_the_rules_is_disconnected_and_the_volume_goes_on() {
             Message::Promised {
                 promotion: epoch,
                 unsettled: vec![tandem_volume::Span { volume: VolumeIndex(9), offset: 0, length: 1 }],
+                history: vec![],
             },
         ),
         ("r1", Message::Lead { promotion: epoch }),
@@ -617,6 +620,7 @@ fn a_peer_that_breaks_the_rules_is_disconnected_and_the_volume_goes_on() {
                 promotion: epoch,
                 chunk: 0,
                 span: tandem_volume::Span { volume: V, offset: u64::MAX, length: 4 },
+                written: 1,
             },
         ),
         (
@@ -682,7 +686,10 @@ fn a_joiner_grows_only_after_it_has_stored_and_flushed_everything() {
     world.connect();
     for _ in 0..2_000 {
         // Whatever the disk of the joiner has not done, the register must not count on.
-        let unfinished = world.node("h1").pending.iter().any(|op| !matches!(op, DiskOp::StoreSuperblock { .. }));
+        let unfinished = world.node("h1").pending.iter().any(|op| {
+            let remembers = matches!(op, DiskOp::StoreActivity { .. } | DiskOp::StoreStamps { .. });
+            !remembers && !matches!(op, DiskOp::StoreSuperblock { .. })
+        });
         if world.members().len() == 2 {
             assert!(!unfinished && world.identical(), "a member before it has everything");
             return;

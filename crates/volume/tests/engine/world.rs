@@ -14,10 +14,15 @@ use tandem_base::{
 };
 use tandem_volume::{
     ConnectionId, DiskError, DiskOp, DiskOpId, DiskOutcome, Event, Input, Message, Mutations, Output, Replica,
-    ReplicaConfig, Reply, Request, RequestError, RequestId, Role, Superblock, VolumeIndex, VolumeSpec, wire,
+    ReplicaConfig, Reply, Request, RequestError, RequestId, Role, Superblock, VolumeIndex, VolumeSpec,
+    meta::{Activity, Extent, ExtentStamps, Grain, Memory, activity},
+    wire,
 };
 
 pub(crate) const VOLUME: u64 = 1 << 20;
+/// Extents of 16 KiB, so that 64 make the volume.
+pub(crate) const GRAIN: Grain = Grain { region: 4096, regions: 4, step: 1 };
+pub(crate) const HOT_MAX: usize = 16;
 
 thread_local! {
     /// Mistakes that replicas started by this thread make.
@@ -32,6 +37,8 @@ pub(crate) struct Node {
     pub(crate) replica: Option<Replica>,
     pub(crate) data: Vec<u8>,
     pub(crate) superblock: Option<Superblock>,
+    pub(crate) activity: Option<Activity>,
+    pub(crate) stamps: BTreeMap<Extent, ExtentStamps>,
     pub(crate) open: OpenId,
     /// Operations the disk has not finished.
     pub(crate) pending: Vec<DiskOp>,
@@ -76,7 +83,10 @@ fn range(op: &DiskOp) -> Option<(DiskOpId, u64, u64, bool)> {
         DiskOp::Read { op, offset, length, .. } => Some((*op, *offset, offset + u64::from(*length), true)),
         DiskOp::Write { op, offset, data, .. } => Some((*op, *offset, offset + data.len() as u64, false)),
         DiskOp::Zero { op, offset, length, .. } => Some((*op, *offset, offset + length, false)),
-        DiskOp::Sync { .. } | DiskOp::StoreSuperblock { .. } => None,
+        DiskOp::Sync { .. }
+        | DiskOp::StoreSuperblock { .. }
+        | DiskOp::StoreActivity { .. }
+        | DiskOp::StoreStamps { .. } => None,
     }
 }
 
@@ -102,6 +112,8 @@ impl World {
                 replica: None,
                 data: vec![0; VOLUME as usize],
                 superblock: None,
+                activity: None,
+                stamps: BTreeMap::new(),
                 open: OpenId(0),
                 pending: Vec::new(),
                 disk_held: false,
@@ -151,11 +163,16 @@ impl World {
             vec![VolumeSpec { name: "ledger".try_into().expect("a name"), size: VOLUME }],
         );
         config.mutations = MISTAKES.get();
+        config.grain = GRAIN;
+        config.hot_max = HOT_MAX;
         (self.tune)(&mut config);
         let (open, seed, now) = (OpenId(self.number() + 1000), self.rng.next_u64(), self.now);
         let state = self.node(node);
         state.open = open;
-        state.replica = Some(Replica::start(config, state.superblock.clone(), open, seed, now));
+        let stamps = state.stamps.iter().map(|(extent, stamps)| (*extent, Some(stamps.clone()))).collect();
+        let memory = Memory { activity: state.activity.clone(), stamps };
+        let stored = state.superblock.clone().map(|superblock| (superblock, memory));
+        state.replica = Some(Replica::start(config, stored, open, seed, now));
         self.drain(&name(node));
         self.show_register(&name(node));
     }
@@ -170,6 +187,14 @@ impl World {
         for other in others {
             self.disconnect(&name(node), &other);
         }
+    }
+
+    /// Its disk makes way for a new one.
+    pub(crate) fn replace_disk(&mut self, node: &str) {
+        let state = self.node(node);
+        state.data.fill(0);
+        (state.superblock, state.activity) = (None, None);
+        state.stamps.clear();
     }
 
     pub(crate) fn cut(&mut self, a: &str, b: &str) {
@@ -524,6 +549,21 @@ impl Node {
                 assert_eq!(tandem_volume::superblock::decode(&block).as_ref(), Ok(&superblock));
                 self.superblock = Some(superblock);
                 (op, DiskOutcome::Done)
+            }
+            DiskOp::StoreActivity { op, activity } => {
+                assert_eq!(activity::decode(&activity::encode(&activity)).as_ref(), Some(&activity));
+                if refused.is_none() {
+                    self.activity = Some(activity);
+                }
+                (op, refused.unwrap_or(DiskOutcome::Done))
+            }
+            DiskOp::StoreStamps { op, stamps } => {
+                for (extent, stamps) in stamps {
+                    let block = activity::encode_stamps(extent, &stamps);
+                    assert_eq!(activity::decode_stamps(extent.index, &block), Ok(Some(stamps.clone())));
+                    self.stamps.insert(extent, stamps);
+                }
+                (op, refused.unwrap_or(DiskOutcome::Done))
             }
         }
     }
