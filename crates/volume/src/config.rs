@@ -60,7 +60,7 @@ pub struct ReplicaConfig {
     pub grain: Grain,
     /// Extents that may be hot at once: what has to be compared after a crash.
     pub hot_max: usize,
-    /// After so long without a write no extent stays hot.
+    /// An extent that was not written for so long does not stay hot much longer.
     pub hot_idle: Duration,
     /// Bytes that may be on their way to a joiner before its resync is given up and begun again.
     pub joiner_backlog_max: u64,

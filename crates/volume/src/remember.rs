@@ -33,7 +33,10 @@ pub(crate) struct Remembered {
     record_after: Instant,
     retiring: bool,
     retire_after: Instant,
-    pub(crate) last_write: Instant,
+    /// Which ones are being taken out: those that were not written after this, or, for room, the oldest.
+    retire_since: Option<Instant>,
+    /// When the extents are looked at next that nobody writes to any more.
+    cool_at: Instant,
     /// What follows once all stamps are durable.
     then: Option<Then>,
     persisting: bool,
@@ -92,7 +95,8 @@ impl Remembered {
             record_after: Instant::ZERO,
             retiring: false,
             retire_after: Instant::ZERO,
-            last_write: Instant::ZERO,
+            retire_since: None,
+            cool_at: Instant::ZERO,
             then: None,
             persisting: false,
             stored: sequence,
@@ -236,9 +240,8 @@ impl Replica {
 
     /// When the extents that nobody writes to any more should cool down.
     fn cooling_due(&self) -> Option<Instant> {
-        let idle = self.remembered.last_write + self.config.hot_idle;
         let cools = self.failed.is_none() && !self.remembered.retiring && self.disk.hot.may_cool();
-        cools.then(|| idle.max(self.remembered.retire_after))
+        cools.then(|| self.remembered.cool_at.max(self.remembered.retire_after))
     }
 
     /// Stores what is to be stored, and makes room.
@@ -338,9 +341,13 @@ impl Replica {
         if remembered.retiring || !(short || idle) || soon {
             return;
         }
+        let since = Instant::from_nanos(self.now.as_nanos().saturating_sub(self.config.hot_idle.as_nanos()));
         self.remembered.retiring = true;
+        self.remembered.retire_since = (!short).then_some(since);
         self.remembered.retire_after = self.now + RETIRE_AGAIN;
-        if self.disk.hot.sync_helps() && !self.config.mutations.retire_before_sync() {
+        self.remembered.cool_at = self.now + Duration::from_nanos(self.config.hot_idle.as_nanos() / 2);
+        if self.disk.hot.sync_helps(if short { self.now } else { since }) && !self.config.mutations.retire_before_sync()
+        {
             self.disk.start(Job::Retire, &mut self.outputs, |op| DiskOp::Sync { op });
         } else {
             self.retire_chosen();
@@ -359,9 +366,8 @@ impl Replica {
     }
 
     fn retire_chosen(&mut self) {
-        let idle = self.now >= self.remembered.last_write + self.config.hot_idle;
         let unsynced = self.config.mutations.retire_before_sync();
-        let chosen = self.disk.hot.choose(idle, unsynced);
+        let chosen = self.disk.hot.choose(self.remembered.retire_since, unsynced);
         let dirty: Vec<_> =
             chosen.into_iter().filter(|extent| self.remembered.stamps.dirty().contains(extent)).collect();
         if dirty.is_empty() || self.config.mutations.retire_before_stamps() {

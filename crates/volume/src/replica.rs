@@ -134,6 +134,7 @@ impl Replica {
     /// Feeds one event in. `now` must not go backwards.
     pub fn handle(&mut self, now: Instant, input: Input) {
         self.now = self.now.max(now);
+        self.disk.hot.tick(self.now);
         match input {
             Input::Submitted { request, promotion, what } => self.submitted(request, promotion, what),
             Input::DiskCompleted { op, outcome } => self.disk_completed(op, outcome),

@@ -133,7 +133,6 @@ impl Replica {
         self.follower.storing.insert(write.sequence);
         self.unsettled.add(write.promotion, write.sequence, span);
         self.remembered.stamps.raise(&span, write.promotion, write.sequence);
-        self.remembered.last_write = self.now;
         self.counters.followed_writes += 1;
         let job = Job::Follow { promotion: write.promotion, sequence: write.sequence };
         let unordered = self.config.mutations.ignore_overlap_order();

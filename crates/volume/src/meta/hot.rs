@@ -1,11 +1,12 @@
 //! Which extents are hot: recorded durably before the first write into them, until their data and stamps are durable.
 //!
-//! A write into an extent that is not hot waits for a record that lists it. There is room for so many; when it runs short,
-//! or nothing was written for a while, some are taken out: a sync that began after their last write has ended, their
+//! A write into an extent that is not hot waits for a record that lists it. There is room for so many. When it runs short,
+//! some are taken out, and so are those that were not written for a while: a sync that began after their last write has ended, their
 //! stamps are stored, and the next record does not list them. From the choice to that record, a write into such an extent
 //! waits as if it were cold.
 
 use alloc::{collections::BTreeMap, vec::Vec};
+use tandem_base::Instant;
 
 use super::Extent;
 
@@ -30,6 +31,8 @@ struct Heat {
     waiting: u32,
     /// When its last write ended, on [`Hot::clock`].
     changed: u64,
+    /// The same by the time of day.
+    at: Instant,
     /// A crash left it unknown.
     unknown: bool,
 }
@@ -41,6 +44,7 @@ pub(crate) struct Hot {
     extents: BTreeMap<Extent, Heat>,
     /// Those of them that are unknown; they take no room.
     unknown: usize,
+    now: Instant,
     /// Counts the ends of writes.
     clock: u64,
     /// Whatever ended up to here is durable.
@@ -51,12 +55,18 @@ pub(crate) struct Hot {
 
 impl Hot {
     pub(crate) fn new(room: usize) -> Self {
-        Self { room: room.max(1), extents: BTreeMap::new(), unknown: 0, clock: 0, durable: 0, stale: false }
+        let (extents, now) = (BTreeMap::new(), Instant::ZERO);
+        Self { room: room.max(1), extents, unknown: 0, now, clock: 0, durable: 0, stale: false }
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        self.now = now;
     }
 
     /// An extent that a crash left unknown; the durable record lists it.
     pub(crate) fn add_unknown(&mut self, extent: Extent) {
-        let heat = Heat { state: State::Hot, writing: 0, waiting: 0, changed: 0, unknown: true };
+        let heat = Heat { state: State::Hot, writing: 0, waiting: 0, changed: 0, at: self.now, unknown: true };
         if self.extents.insert(extent, heat).is_none() {
             self.unknown += 1;
         }
@@ -109,7 +119,7 @@ impl Hot {
         for extent in extents {
             if let Some(heat) = self.extents.get_mut(&extent) {
                 heat.writing = heat.writing.saturating_sub(1);
-                heat.changed = self.clock;
+                (heat.changed, heat.at) = (self.clock, self.now);
             }
         }
     }
@@ -124,7 +134,8 @@ impl Hot {
             return false;
         }
         for extent in extents {
-            let heat = Heat { state: State::Wanted, writing: 0, waiting: 0, changed: self.clock, unknown: false };
+            let (state, changed, at) = (State::Wanted, self.clock, self.now);
+            let heat = Heat { state, writing: 0, waiting: 0, changed, at, unknown: false };
             self.extents.entry(*extent).or_insert(heat).waiting += 1;
         }
         true
@@ -190,23 +201,24 @@ impl Hot {
         self.crowd() * 4 > self.room * 3
     }
 
-    /// Whether a sync now would make more extents ready to be taken out.
-    pub(crate) fn sync_helps(&self) -> bool {
-        self.extents.values().any(|heat| heat.changed > self.durable)
+    /// Whether a sync now would make more extents ready to be taken out, of those that were not written after `since`.
+    pub(crate) fn sync_helps(&self, since: Instant) -> bool {
+        self.extents.values().any(|heat| !heat.unknown && heat.at <= since && heat.changed > self.durable)
     }
 
-    /// Chooses extents to be taken out, those first that were not written for longest: half of the room, or all. Unknown
-    /// ones stay, and `unsynced` is a deliberate mistake.
-    pub(crate) fn choose(&mut self, all: bool, unsynced: bool) -> Vec<Extent> {
+    /// Chooses extents to be taken out: all that were not written after `since`, or half of the room, those first that were
+    /// not written for longest. Unknown ones stay, and `unsynced` is a deliberate mistake.
+    pub(crate) fn choose(&mut self, since: Option<Instant>, unsynced: bool) -> Vec<Extent> {
         let durable = self.durable;
         let ready = |(_, heat): &(&Extent, &Heat)| {
             let idle = heat.state == State::Hot && heat.writing == 0 && heat.waiting == 0;
-            idle && (heat.changed <= durable || unsynced) && !heat.unknown
+            let old = since.is_none_or(|since| heat.at <= since);
+            idle && old && (heat.changed <= durable || unsynced) && !heat.unknown
         };
         let mut chosen: Vec<(u64, Extent)> =
             self.extents.iter().filter(ready).map(|(extent, heat)| (heat.changed, *extent)).collect();
         chosen.sort_unstable();
-        chosen.truncate(if all { usize::MAX } else { self.room.div_ceil(2) });
+        chosen.truncate(if since.is_some() { usize::MAX } else { self.room.div_ceil(2) });
         for (_, extent) in &chosen {
             if let Some(heat) = self.extents.get_mut(extent) {
                 heat.state = State::Leaving;
@@ -260,9 +272,9 @@ mod tests {
         hot.end([extent(1)].into_iter());
         let sync = hot.sync_begins();
         hot.end([extent(2)].into_iter());
-        assert!(hot.choose(true, false).is_empty(), "nothing is durable yet");
+        assert!(hot.choose(Some(Instant::ZERO), false).is_empty(), "nothing is durable yet");
         hot.synced(sync);
-        assert_eq!(hot.choose(true, false), [extent(1)]);
+        assert_eq!(hot.choose(Some(Instant::ZERO), false), [extent(1)]);
         assert!(!hot.are_hot([extent(1)].into_iter()), "a write waits now");
         assert!(!hot.admit(&[extent(1)]), "until it is out");
         hot.remove_chosen();
@@ -279,12 +291,12 @@ mod tests {
         assert!(!hot.is_short() && hot.admit(&[extent(2)]) && hot.is_short() && !hot.admit(&[extent(3)]));
         store(&mut hot);
         hot.dismiss(&[extent(1)]);
-        assert_eq!(hot.choose(true, false), [extent(1)]);
+        assert_eq!(hot.choose(Some(Instant::ZERO), false), [extent(1)]);
         hot.remove_chosen();
         assert!(hot.admit(&[extent(3)]));
         assert_eq!(hot.unknown().collect::<Vec<_>>(), [extent(8)]);
         hot.all_known();
-        assert_eq!(hot.choose(true, false), [extent(8)]);
+        assert_eq!(hot.choose(Some(Instant::ZERO), false), [extent(8)]);
         let mut none = Hot::new(1);
         assert!(none.admit(&[extent(1), extent(2)]), "more than there is room for, but alone");
     }

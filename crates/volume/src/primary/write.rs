@@ -175,7 +175,6 @@ impl Replica {
         }
         if here {
             self.remembered.stamps.raise(&span, promotion, sequence);
-            self.remembered.last_write = self.now;
             let job = Job::Local { promotion: primary.promotion, sequence };
             let unordered = self.config.mutations.ignore_overlap_order();
             let op = self.disk.write(job, span, &entry.content, durable, unordered, &mut self.outputs);

@@ -76,7 +76,7 @@ pub(crate) fn a_crash_costs_the_extents_that_were_hot() {
     let mut world = group(&["h1", "r1"]);
     world.write("r1", 0, 1, 512);
     // Longer than anything stays hot.
-    world.pass(11_000);
+    world.pass(16_000);
     assert_eq!((hot(&mut world, "h1"), hot(&mut world, "r1")), (0, 0));
     world.write("r1", 5 * EXTENT, 1, 512);
     world.pass(20);
@@ -117,6 +117,48 @@ pub(crate) fn what_a_crash_left_unknown_at_the_last_copy_is_looked_at() {
     world.pass(3_000);
     assert_eq!(world.members(), ["h1", "r1"]);
     assert!(world.identical());
+}
+
+pub(crate) fn stamps_outlive_a_crash() {
+    let mut world = group(&["h1", "r1"]);
+    world.write("r1", 0, 1, 512);
+    world.pass(20);
+    world.crash("h1");
+    world.pass(3_500);
+    world.write("r1", 7 * EXTENT, 2, 512);
+    world.pass(16_000);
+    assert_eq!(hot(&mut world, "r1"), 0);
+    world.crash("r1");
+    world.start("r1");
+    world.serve("r1");
+    world.start("h1");
+    world.pass(3_000);
+    assert_eq!(world.members(), ["h1", "r1"]);
+    assert!(world.identical());
+    assert_eq!(resynced(&mut world, "r1"), (EXTENT + REGION, REGION), "with what h1's own crash left unknown");
+}
+
+pub(crate) fn what_only_the_old_primary_wrote_makes_way() {
+    let mut world = group(&["h1", "r1"]);
+    world.write("r1", 0, 1, 512);
+    world.pass(20);
+    world.node("r1").lease = false;
+    world.cut("h1", "r1");
+    world.pass(3_100);
+    // Stored at r1 alone, acknowledged by nobody, and long enough ago to be hot no more.
+    let late = world.write("r1", 9 * EXTENT, 66, 512);
+    world.pass(16_000);
+    assert_eq!((hot(&mut world, "r1"), world.byte("r1", 9 * EXTENT)), (0, 66));
+    world.node("r1").expired = true;
+    world.serve("h1");
+    world.heal();
+    world.pass(100);
+    (world.node("r1").lease, world.node("r1").expired) = (true, false);
+    world.pass(3_000);
+    assert!(!world.done(late));
+    assert_eq!(world.members(), ["h1", "r1"]);
+    assert!(world.identical());
+    assert_eq!(world.byte("r1", 9 * EXTENT), 0);
 }
 
 pub(crate) fn what_was_found_to_be_equal_counts_as_written_there() {
@@ -222,6 +264,8 @@ scenarios! {
     a_crash_costs_the_extents_that_were_hot,
     extents_cool_down_only_after_a_sync,
     what_a_crash_left_unknown_at_the_last_copy_is_looked_at,
+    stamps_outlive_a_crash,
+    what_only_the_old_primary_wrote_makes_way,
     what_was_found_to_be_equal_counts_as_written_there,
     long_zeroes_are_carried_out_in_parts,
     more_extents_than_may_be_hot_take_turns,
