@@ -2,7 +2,7 @@
 //! before it is known to be hot.
 
 use alloc::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     vec::Vec,
 };
 use tandem_base::Epoch;
@@ -64,6 +64,8 @@ pub(crate) struct Disk {
     queued: VecDeque<DiskOp>,
     /// Writes that the disk has.
     writing: BTreeMap<u64, Span>,
+    /// Zeroes that wait for their range, and change nothing: none of it was ever written.
+    blank: BTreeSet<u64>,
     /// What is left of zeroes over more extents than may be hot for one operation.
     rest: BTreeMap<u64, DiskOp>,
     /// Of how many extents such a part is.
@@ -74,6 +76,17 @@ pub(crate) struct Disk {
     closed: bool,
     /// Writes go to extents that are not hot, too: a deliberate mistake.
     unlisted: bool,
+}
+
+/// How a write is done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct How {
+    /// Done only when on stable storage.
+    pub(crate) durable: bool,
+    /// Past others that overlap: a deliberate mistake.
+    pub(crate) unordered: bool,
+    /// Zeroes over what was never written: no extent becomes hot.
+    pub(crate) blank: bool,
 }
 
 /// Whether an operation changes the image.
@@ -102,6 +115,7 @@ impl Disk {
             admitted: VecDeque::new(),
             queued: VecDeque::new(),
             writing: BTreeMap::new(),
+            blank: BTreeSet::new(),
             rest: BTreeMap::new(),
             part: (room as u64 / 4).clamp(1, 64),
             syncs: BTreeMap::new(),
@@ -137,17 +151,20 @@ impl Disk {
         }
     }
 
-    /// Writes once every earlier overlapping operation is done with. `unordered` is a deliberate mistake.
+    /// Writes once every earlier overlapping operation is done with.
     pub(crate) fn write(
         &mut self,
         job: Job,
         span: Span,
         content: &Content,
-        durable: bool,
-        unordered: bool,
+        how: How,
         outputs: &mut VecDeque<Output>,
     ) -> DiskOpId {
+        let How { durable, unordered, blank } = how;
         let op = self.name(job);
+        if blank {
+            self.blank.insert(op.0);
+        }
         let write = match content {
             Content::Data(data) => {
                 DiskOp::Write { op, volume: span.volume, offset: span.offset, data: data.clone(), durable }
@@ -176,7 +193,9 @@ impl Disk {
             return;
         };
         let limit = self.part * self.grain.extent();
+        let blank = self.blank.remove(&name.0);
         if span.length > limit
+            && !blank
             && let DiskOp::Zero { length, .. } = &mut op
         {
             // Up to the border of an extent.
@@ -189,7 +208,9 @@ impl Disk {
             self.rest.insert(name.0, rest);
             span.length = end - span.offset;
         }
-        if self.unlisted || self.hot.are_hot(self.grain.extents(&span)) {
+        if blank {
+            outputs.push_back(Output::Disk(op));
+        } else if self.unlisted || self.hot.are_hot(self.grain.extents(&span)) {
             self.write_now(op, outputs);
         } else {
             self.queued.push_back(op);
@@ -232,10 +253,19 @@ impl Disk {
             if self.hot.are_hot(extents.iter().copied()) {
                 self.hot.dismiss(&extents);
                 self.write_now(op, outputs);
-            } else {
+            } else if extents.iter().all(|extent| self.hot.contains(*extent)) {
                 self.admitted.push_back(op);
+            } else {
+                // A record that would have listed it could not be stored.
+                self.hot.dismiss(&extents);
+                self.queued.push_front(op);
             }
         }
+    }
+
+    /// Whether nothing becomes hot any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// The record cannot be stored: no further extent becomes hot.

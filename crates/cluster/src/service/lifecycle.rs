@@ -145,7 +145,11 @@ impl Lifecycle {
             Input::LeaseEnded => self.freeze(now),
             Input::LeaseRenewed { until } => {
                 self.lease_until = self.lease_until.max(until);
-                self.thaw(now);
+                if now < self.lease_until {
+                    self.thaw(now);
+                } else {
+                    self.freeze(now);
+                }
             }
             Input::AttachmentLost { why } => {
                 if self.touched > 0 {
