@@ -324,10 +324,8 @@ impl Disk {
         }
     }
 
-    /// Drops the operations that `which` picks and that were not issued yet, and the parts of long ones that were not.
+    /// Drops the operations that `which` picks and that were not issued yet.
     pub(crate) fn cancel_waiting(&mut self, outputs: &mut VecDeque<Output>, which: impl Fn(&Job) -> bool) {
-        let jobs = &self.jobs;
-        self.rest.retain(|op, _| !jobs.get(op).is_some_and(&which));
         let picked: Vec<u64> =
             self.waiting.keys().copied().filter(|op| self.jobs.get(op).is_some_and(&which)).collect();
         for op in &picked {
