@@ -303,14 +303,6 @@ impl World {
                 return Err(Violation::new("world", format!("node {n}: {} is outside the volume", brief(&op))));
             }
         }
-        let stamped = |op: &DiskOp| match op {
-            DiskOp::StoreStamps { stamps, .. } => stamps.iter().map(|(extent, _)| *extent).collect(),
-            _ => Vec::new(),
-        };
-        let ours = stamped(&op);
-        if server.disk_ops.values().flat_map(stamped).any(|extent| ours.contains(&extent)) {
-            return Err(Violation::new("world", format!("node {n}: {} while they are being stored", brief(&op))));
-        }
         let mut delay = if reads { self.rng.between(MS / 20, MS) } else { self.rng.between(MS / 20, 3 * MS) };
         let stores = matches!(op, DiskOp::StoreActivity { .. } | DiskOp::StoreStamps { .. });
         if stores || matches!(op, DiskOp::Sync { .. } | DiskOp::StoreSuperblock { .. }) {

@@ -2,7 +2,7 @@
 //! before it is known to be hot.
 
 use alloc::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     vec::Vec,
 };
 use tandem_base::Epoch;
@@ -64,8 +64,6 @@ pub(crate) struct Disk {
     queued: VecDeque<DiskOp>,
     /// Writes that the disk has.
     writing: BTreeMap<u64, Span>,
-    /// Zeroes that wait for their range, and change nothing: none of it was ever written.
-    blank: BTreeSet<u64>,
     /// What is left of zeroes over more extents than may be hot for one operation.
     rest: BTreeMap<u64, DiskOp>,
     /// Of how many extents such a part is.
@@ -76,17 +74,6 @@ pub(crate) struct Disk {
     closed: bool,
     /// Writes go to extents that are not hot, too: a deliberate mistake.
     unlisted: bool,
-}
-
-/// How a write is done.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct How {
-    /// Done only when on stable storage.
-    pub(crate) durable: bool,
-    /// Past others that overlap: a deliberate mistake.
-    pub(crate) unordered: bool,
-    /// Zeroes over what was never written: no extent becomes hot.
-    pub(crate) blank: bool,
 }
 
 /// Whether an operation changes the image.
@@ -115,7 +102,6 @@ impl Disk {
             admitted: VecDeque::new(),
             queued: VecDeque::new(),
             writing: BTreeMap::new(),
-            blank: BTreeSet::new(),
             rest: BTreeMap::new(),
             part: (room as u64 / 4).clamp(1, 64),
             syncs: BTreeMap::new(),
@@ -151,20 +137,17 @@ impl Disk {
         }
     }
 
-    /// Writes once every earlier overlapping operation is done with.
+    /// Writes once every earlier overlapping operation is done with. `unordered` is a deliberate mistake.
     pub(crate) fn write(
         &mut self,
         job: Job,
         span: Span,
         content: &Content,
-        how: How,
+        durable: bool,
+        unordered: bool,
         outputs: &mut VecDeque<Output>,
     ) -> DiskOpId {
-        let How { durable, unordered, blank } = how;
         let op = self.name(job);
-        if blank {
-            self.blank.insert(op.0);
-        }
         let write = match content {
             Content::Data(data) => {
                 DiskOp::Write { op, volume: span.volume, offset: span.offset, data: data.clone(), durable }
@@ -193,9 +176,7 @@ impl Disk {
             return;
         };
         let limit = self.part * self.grain.extent();
-        let blank = self.blank.remove(&name.0);
         if span.length > limit
-            && !blank
             && let DiskOp::Zero { length, .. } = &mut op
         {
             // Up to the border of an extent.
@@ -208,9 +189,7 @@ impl Disk {
             self.rest.insert(name.0, rest);
             span.length = end - span.offset;
         }
-        if blank {
-            outputs.push_back(Output::Disk(op));
-        } else if self.unlisted || self.hot.are_hot(self.grain.extents(&span)) {
+        if self.unlisted || self.hot.are_hot(self.grain.extents(&span)) {
             self.write_now(op, outputs);
         } else {
             self.queued.push_back(op);
@@ -253,19 +232,10 @@ impl Disk {
             if self.hot.are_hot(extents.iter().copied()) {
                 self.hot.dismiss(&extents);
                 self.write_now(op, outputs);
-            } else if extents.iter().all(|extent| self.hot.contains(*extent)) {
-                self.admitted.push_back(op);
             } else {
-                // A record that would have listed it could not be stored.
-                self.hot.dismiss(&extents);
-                self.queued.push_front(op);
+                self.admitted.push_back(op);
             }
         }
-    }
-
-    /// Whether nothing becomes hot any more.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed
     }
 
     /// The record cannot be stored: no further extent becomes hot.

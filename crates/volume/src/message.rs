@@ -12,7 +12,7 @@ use tandem_base::{ClusterId, Epoch, GroupName, NodeName, OpenId};
 use crate::{VolumeIndex, config::VolumeSpec, meta::Chapter};
 
 /// The version of the protocol that this crate speaks.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 1;
 
 /// Who speaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +123,7 @@ pub enum Message {
     Changed {
         /// The promotion.
         promotion: Epoch,
-        /// At most [`crate::wire::SPANS_MAX`] ranges; in order and disjoint, over all messages of one answer.
+        /// At most [`crate::wire::SPANS_MAX`] ranges.
         spans: Vec<Span>,
         /// There are no more.
         last: bool,

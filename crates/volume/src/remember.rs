@@ -6,21 +6,13 @@ use tandem_base::{Duration, Epoch, Instant};
 use crate::{
     DiskError, DiskOp, DiskOutcome, Message, Replica, ReplicaConfig,
     disk::Job,
-    message::{Content, Span},
     meta::{Activity, Chapter, Extent, ExtentStamps, History, Memory, Stamps},
-    primary::overlap,
+    unsettled::SpanSet,
     wire::SPANS_MAX,
 };
 
 /// How long after a try that took nothing out the next one follows, while nobody waits for it.
 const RETIRE_AGAIN: Duration = Duration::from_millis(500);
-
-/// Extents whose stamps are stored by one operation.
-const PERSISTED_MAX: usize = 4096;
-/// Extents with stamps that are not stored, from which on they are without anybody waiting for it.
-const PERSISTED_AHEAD: usize = 4 * PERSISTED_MAX;
-/// What was not written for so long is taken out when room runs short.
-const SHORT_IDLE: Duration = Duration::from_secs(2);
 
 /// What a replica remembers of its content.
 #[derive(Debug)]
@@ -41,15 +33,13 @@ pub(crate) struct Remembered {
     record_after: Instant,
     retiring: bool,
     retire_after: Instant,
+    /// Which ones are being taken out: those that were not written after this, or, for room, the oldest.
+    retire_since: Option<Instant>,
     /// When the extents are looked at next that nobody writes to any more.
     cool_at: Instant,
     /// What follows once all stamps are durable.
     then: Option<Then>,
     persisting: bool,
-    /// Extents whose stamps are being stored, by one operation at a time.
-    stamping: Vec<Extent>,
-    /// Stamps or the end of a sync were lost in this run: the record must not say more than it does.
-    unsound: bool,
     /// The sequence of the last durable record.
     stored: u64,
     /// A primary waits to hear that a promotion was adopted: once the record of this sequence is durable.
@@ -105,11 +95,10 @@ impl Remembered {
             record_after: Instant::ZERO,
             retiring: false,
             retire_after: Instant::ZERO,
+            retire_since: None,
             cool_at: Instant::ZERO,
             then: None,
             persisting: false,
-            stamping: Vec::new(),
-            unsound: false,
             stored: sequence,
             confirm: None,
         };
@@ -175,15 +164,10 @@ impl Replica {
         }
     }
 
-    /// What a primary is told of this replica's content: nothing, where nothing is known.
-    pub(crate) fn history_to_tell(&mut self) -> Vec<Chapter> {
-        if self.remembered.all_unknown { Vec::new() } else { self.history() }
-    }
-
-    /// The history, up to now.
+    /// What a primary is told of this replica's content.
     pub(crate) fn history(&mut self) -> Vec<Chapter> {
         self.reach();
-        self.remembered.history.chapters().to_vec()
+        if self.remembered.all_unknown { Vec::new() } else { self.remembered.history.chapters().to_vec() }
     }
 
     /// Up to where this replica and one with this history hold the same.
@@ -207,7 +191,23 @@ impl Replica {
             self.remembered.then = None;
             self.remembered.confirm = None;
         }
-        let spans = self.changed_since(after);
+        let mut changed = SpanSet::default();
+        let remembered = &self.remembered;
+        if remembered.all_unknown {
+            remembered.stamps.whole().for_each(|span| changed.add(span));
+        } else {
+            if !self.config.mutations.ignore_targets_stamps() {
+                remembered.stamps.after(after).for_each(|span| changed.add(span));
+            }
+            for extent in self.disk.hot.unknown() {
+                let size = self.config.volumes.get(usize::from(extent.volume.0)).map_or(0, |volume| volume.size);
+                let span = self.config.grain.span(extent, size);
+                if span.length > 0 && !self.config.mutations.forget_unknown_at_target() {
+                    changed.add(span);
+                }
+            }
+        }
+        let spans: Vec<_> = changed.iter().collect();
         let mut batches = spans.chunks(SPANS_MAX).peekable();
         if batches.peek().is_none() {
             self.send(peer, Message::Changed { promotion, spans: Vec::new(), last: true });
@@ -216,44 +216,6 @@ impl Replica {
             let (spans, last) = (batch.to_vec(), batches.peek().is_none());
             self.send(peer, Message::Changed { promotion, spans, last });
         }
-    }
-
-    /// What this replica wrote after the fork point, or does not know.
-    fn changed_since(&self, after: Option<Chapter>) -> Vec<Span> {
-        let stamps = &self.remembered.stamps;
-        if self.remembered.all_unknown {
-            return stamps.whole().collect();
-        }
-        let mut spans: Vec<Span> = Vec::new();
-        if !self.config.mutations.ignore_targets_stamps() {
-            spans.extend(stamps.after(after));
-        }
-        if !self.config.mutations.forget_unknown_at_target() {
-            spans.extend(self.unknown_spans());
-        }
-        spans.sort_unstable();
-        spans.dedup_by(|later, earlier| {
-            let touches = later.volume == earlier.volume && later.offset <= earlier.offset + earlier.length;
-            if touches {
-                earlier.length = earlier.length.max(later.offset + later.length - earlier.offset);
-            }
-            touches
-        });
-        spans
-    }
-
-    fn unknown_spans(&self) -> impl Iterator<Item = Span> + '_ {
-        let size = |extent: &Extent| self.config.volumes.get(usize::from(extent.volume.0)).map_or(0, |spec| spec.size);
-        let spans = self.disk.hot.unknown().map(move |extent| self.config.grain.span(extent, size(&extent)));
-        spans.filter(|span| span.length > 0)
-    }
-
-    /// Whether a range was never written here, so that it is all zero, and zeroes change nothing that a crash could lose.
-    pub(crate) fn is_blank(&self, span: &Span, content: &Content) -> bool {
-        matches!(content, Content::Zero { .. })
-            && !self.remembered.all_unknown
-            && self.remembered.stamps.are_blank(span)
-            && !self.unknown_spans().any(|unknown| overlap(&unknown, span))
     }
 
     /// This replica holds everything of the promotion that it follows. That is written down once the stamps of all that it
@@ -278,8 +240,7 @@ impl Replica {
 
     /// When the extents that nobody writes to any more should cool down.
     fn cooling_due(&self) -> Option<Instant> {
-        let busy = self.remembered.retiring || self.remembered.persisting || self.disk.is_closed();
-        let cools = self.opened && self.failed.is_none() && !busy && self.disk.hot.may_cool();
+        let cools = self.failed.is_none() && !self.remembered.retiring && self.disk.hot.may_cool();
         cools.then(|| self.remembered.cool_at.max(self.remembered.retire_after))
     }
 
@@ -291,8 +252,8 @@ impl Replica {
         if self.failed.is_some() || !self.opened {
             return;
         }
-        self.persist();
         self.retire();
+        self.persist();
         if self.record_due().is_some_and(|due| self.now >= due) {
             self.store_activity();
         }
@@ -358,8 +319,8 @@ impl Replica {
                 return;
             }
             // The next one is stored in the other place, whole: unlike a sync it may be tried again.
-            self.disk.hot.not_recorded();
             self.refuse_cold(&error);
+            self.disk.hot.not_recorded();
             self.remembered.changed = true;
             self.remembered.record_after = self.now + RETIRE_AGAIN;
             self.local_refused(error);
@@ -377,17 +338,16 @@ impl Replica {
         let short = self.disk.is_crowded() || self.disk.hot.is_short();
         let idle = self.cooling_due().is_some_and(|due| self.now >= due);
         let soon = !self.disk.is_crowded() && self.now < remembered.retire_after;
-        if remembered.retiring || remembered.persisting || self.disk.is_closed() || !(short || idle) || soon {
+        if remembered.retiring || !(short || idle) || soon {
             return;
         }
-        let quiet = if short { self.config.hot_idle.min(SHORT_IDLE) } else { self.config.hot_idle };
-        let since = Instant::from_nanos(self.now.as_nanos().saturating_sub(quiet.as_nanos()));
+        let since = Instant::from_nanos(self.now.as_nanos().saturating_sub(self.config.hot_idle.as_nanos()));
+        self.remembered.retiring = true;
+        self.remembered.retire_since = (!short).then_some(since);
         self.remembered.retire_after = self.now + RETIRE_AGAIN;
         self.remembered.cool_at = self.now + Duration::from_nanos(self.config.hot_idle.as_nanos() / 2);
-        // Chosen before the sync: from now on nobody writes to them, so that it covers all that they hold.
-        let Some(changed) = self.disk.hot.choose((!self.disk.is_crowded()).then_some(since)) else { return };
-        self.remembered.retiring = true;
-        if changed && !self.config.mutations.retire_before_sync() {
+        if self.disk.hot.sync_helps(if short { self.now } else { since }) && !self.config.mutations.retire_before_sync()
+        {
             self.disk.start(Job::Retire, &mut self.outputs, |op| DiskOp::Sync { op });
         } else {
             self.retire_chosen();
@@ -406,13 +366,14 @@ impl Replica {
     }
 
     fn retire_chosen(&mut self) {
-        let dirty = self.disk.hot.chosen().filter(|extent| self.remembered.stamps.dirty().contains(extent));
-        let dirty: Vec<Extent> = dirty.collect();
+        let unsynced = self.config.mutations.retire_before_sync();
+        let chosen = self.disk.hot.choose(self.remembered.retire_since, unsynced);
+        let dirty: Vec<_> =
+            chosen.into_iter().filter(|extent| self.remembered.stamps.dirty().contains(extent)).collect();
         if dirty.is_empty() || self.config.mutations.retire_before_stamps() {
             self.retired();
             return;
         }
-        self.remembered.stamping.clone_from(&dirty);
         let stamps = self.remembered.stamps.take(dirty.into_iter());
         self.disk.start(Job::RetiredStamps, &mut self.outputs, |op| DiskOp::StoreStamps { op, stamps });
     }
@@ -424,42 +385,32 @@ impl Replica {
     }
 
     pub(crate) fn stamps_stored(&mut self, outcome: DiskOutcome) {
-        let stamping = core::mem::take(&mut self.remembered.stamping);
         match outcome {
-            DiskOutcome::Failed(error) => {
-                self.remembered.stamps.not_stored(stamping);
-                self.memory_failed(error);
-            }
+            DiskOutcome::Failed(error) => self.memory_failed(error),
             _ => self.retired(),
         }
     }
 
     /// Stores the stamps of extents that are not hot, where something waits for that.
     fn persist(&mut self) {
-        let remembered = &self.remembered;
-        // Ahead of that, too, when there is much of it: a resync of a large volume must not wait for all of it at its end.
-        let due = remembered.then.is_some() || remembered.stamps.dirty().len() > PERSISTED_AHEAD;
-        if !due || remembered.persisting || remembered.retiring || self.disk.is_closed() {
+        if self.remembered.then.is_none() || self.remembered.persisting {
             return;
         }
-        let cold = remembered.stamps.dirty().iter().copied().filter(|extent| !self.disk.hot.is_listed(*extent));
-        let cold: Vec<Extent> = cold.take(PERSISTED_MAX).collect();
+        let cold: Vec<Extent> =
+            self.remembered.stamps.dirty().iter().copied().filter(|extent| !self.disk.hot.contains(*extent)).collect();
         if cold.is_empty() {
             self.persisted();
             return;
         }
         self.remembered.persisting = true;
-        self.remembered.stamping.clone_from(&cold);
         let stamps = self.remembered.stamps.take(cold.into_iter());
         self.disk.start(Job::AllStamps, &mut self.outputs, |op| DiskOp::StoreStamps { op, stamps });
     }
 
     pub(crate) fn all_stamps_stored(&mut self, outcome: DiskOutcome) {
         self.remembered.persisting = false;
-        let stamping = core::mem::take(&mut self.remembered.stamping);
         // Others may have become dirty meanwhile: that is looked at again.
         if let DiskOutcome::Failed(error) = outcome {
-            self.remembered.stamps.not_stored(stamping);
             self.memory_failed(error);
         }
     }
@@ -472,10 +423,7 @@ impl Replica {
                 self.disk.hot.all_known();
                 self.remembered.all_unknown = false;
                 self.remembered.changed = true;
-                // Said behind every write that it covers: what was not sent here was compared. What is still being stored is
-                // not held yet.
-                let last = self.remembered.history.chapters().last().map_or(0, |chapter| chapter.last);
-                self.follower.received = self.follower.received.max(last);
+                // The primary's last write is not this replica's.
                 let held = self.follower.held();
                 self.remembered.history.cut(held);
                 self.remembered.confirm = Some((promotion, self.remembered.sequence + 1));
@@ -502,7 +450,6 @@ impl Replica {
     /// written to, and what is not fails.
     fn memory_failed(&mut self, error: DiskError) {
         self.disk.close();
-        self.remembered.unsound = true;
         if self.is_last() {
             if let Some(primary) = &mut self.primary {
                 primary.sync_failed.get_or_insert(crate::secondary::words(&error));
@@ -517,8 +464,8 @@ impl Replica {
     /// operation has ended, and store it once the images are durable.
     #[must_use]
     pub fn last_words(&mut self) -> Option<LastWords> {
-        let sync_failed = self.primary.as_ref().is_some_and(|primary| primary.sync_failed.is_some());
-        if self.failed.is_some() || !self.opened || self.remembered.unsound || sync_failed {
+        let unsound = self.primary.as_ref().is_some_and(|primary| primary.sync_failed.is_some());
+        if self.failed.is_some() || !self.opened || unsound {
             return None;
         }
         self.reach();

@@ -9,7 +9,7 @@ use tandem_base::{Epoch, Instant};
 
 use crate::{
     ConnectionId, DiskOp, DiskOpId, DiskOutcome, Message, Output, Replica,
-    disk::{How, Job},
+    disk::Job,
     message::{BLOCK, CHUNK, Content, SequencedWrite, Span},
     wire::{PAYLOAD_MAX, SPANS_MAX},
 };
@@ -92,7 +92,7 @@ impl Replica {
         if self.peers[peer].link.as_ref().is_some_and(|link| link.connection == connection) {
             self.follower.leader = Some((peer, connection));
             let unsettled = self.unsettled.spans().bounded(SPANS_MAX);
-            let history = self.history_to_tell();
+            let history = self.history();
             self.send(peer, Message::Promised { promotion: self.promised, unsettled, history });
         }
     }
@@ -132,15 +132,11 @@ impl Replica {
         self.follower.received = write.sequence;
         self.follower.storing.insert(write.sequence);
         self.unsettled.add(write.promotion, write.sequence, span);
-        let blank = self.is_blank(&span, &write.content);
-        if !blank {
-            self.remembered.stamps.raise(&span, write.promotion, write.sequence);
-        }
+        self.remembered.stamps.raise(&span, write.promotion, write.sequence);
         self.counters.followed_writes += 1;
         let job = Job::Follow { promotion: write.promotion, sequence: write.sequence };
         let unordered = self.config.mutations.ignore_overlap_order();
-        let how = How { durable: write.durable, unordered, blank };
-        self.disk.write(job, span, &write.content, how, &mut self.outputs);
+        self.disk.write(job, span, &write.content, write.durable, unordered, &mut self.outputs);
     }
 
     pub(crate) fn follow_stored(&mut self, op: DiskOpId, promotion: Epoch, sequence: u64, outcome: DiskOutcome) {
@@ -257,7 +253,6 @@ impl Replica {
         }
         let why = words(&error);
         self.failed = Some(why.clone());
-        self.disk.close();
         self.outputs.push_back(Output::Note(crate::Event::DiskFailed { why: why.clone() }));
         self.follower.asking = None;
         for peer in 0..self.peers.len() {

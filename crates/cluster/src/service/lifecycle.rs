@@ -145,11 +145,7 @@ impl Lifecycle {
             Input::LeaseEnded => self.freeze(now),
             Input::LeaseRenewed { until } => {
                 self.lease_until = self.lease_until.max(until);
-                if now < self.lease_until {
-                    self.thaw(now);
-                } else {
-                    self.freeze(now);
-                }
+                self.thaw(now);
             }
             Input::AttachmentLost { why } => {
                 if self.touched > 0 {

@@ -23,24 +23,18 @@ pub(crate) struct MemoryFiles {
     activity: (File, PathBuf),
     /// In the order of [`VolumeIndex`].
     stamps: Vec<(File, PathBuf)>,
-    /// A file of a replica that was in use is missing or short: what the others say counts for nothing.
-    lost: bool,
 }
 
-/// Bytes of the file of records.
-const RECORDS_SIZE: u64 = (PLACES * TWINS * RECORD_SIZE) as u64;
 /// Extents whose stamps are read at once.
 const BATCH: usize = 1024;
 
 impl MemoryFiles {
     /// Opens the files in `directory`, and makes those that are missing; `fresh` empties what an interrupted creation left.
     pub(super) fn open(directory: &Path, config: &ReplicaConfig, fresh: bool) -> Result<Self, (PathBuf, io::Error)> {
-        let mut lost = false;
-        let mut open = |path: PathBuf, size: u64| {
+        let open = |path: PathBuf, size: u64| {
             let opened =
                 File::options().read(true).write(true).create(true).truncate(fresh).open(&path).and_then(|file| {
                     if file.metadata()?.len() < size {
-                        lost |= !fresh;
                         file.set_len(size)?;
                         file.sync_all()?;
                     }
@@ -51,19 +45,13 @@ impl MemoryFiles {
                 Err(error) => Err((path, error)),
             }
         };
-        let activity = open(directory.join("activity"), RECORDS_SIZE)?;
-        if fresh {
-            // All of it takes its space now, so that a record can be stored on a full disk.
-            let filled =
-                activity.0.write_all_at(&vec![0; RECORDS_SIZE as usize], 0).and_then(|()| activity.0.sync_all());
-            filled.map_err(|error| (activity.1.clone(), error))?;
-        }
+        let activity = open(directory.join("activity"), (PLACES * TWINS * RECORD_SIZE) as u64)?;
         let extents = |size: u64| size.div_ceil(config.grain.extent()) * STAMPS_SIZE as u64;
-        let mut stamps = Vec::new();
-        for volume in &config.volumes {
-            stamps.push(open(directory.join(format!("{}.stamps", volume.name)), extents(volume.size))?);
-        }
-        Ok(Self { activity, stamps, lost })
+        let stamps = config
+            .volumes
+            .iter()
+            .map(|volume| open(directory.join(format!("{}.stamps", volume.name)), extents(volume.size)));
+        Ok(Self { activity, stamps: stamps.collect::<Result<_, _>>()? })
     }
 
     /// What they hold. What cannot be understood is as good as nothing; what cannot be read is an error.
@@ -71,16 +59,11 @@ impl MemoryFiles {
         let (file, path) = &self.activity;
         let mut records = vec![0; PLACES * TWINS * RECORD_SIZE];
         file.read_exact_at(&mut records, 0).map_err(|error| (path.clone(), error))?;
-        if let Some(format) = activity::newer(&records) {
-            let why = format!("format {format} is newer than this release knows");
-            return Err((path.clone(), io::Error::new(io::ErrorKind::InvalidData, why)));
-        }
-        let activity = activity::select(&records).filter(|_| !self.lost);
         let mut stamps = Vec::new();
         for (index, (file, path)) in self.stamps.iter().enumerate() {
             load_stamps(file, VolumeIndex(index as u16), &mut stamps).map_err(|error| (path.clone(), error))?;
         }
-        Ok(Memory { activity, stamps })
+        Ok(Memory { activity: activity::select(&records), stamps })
     }
 
     /// Makes the record durable, both copies in its place by one operation.
@@ -208,14 +191,6 @@ mod tests {
         assert_eq!(memory.activity, Some(record(3)));
         let expected: Vec<_> = stored.iter().map(|(extent, stamps)| (*extent, Some(stamps.clone()))).collect();
         assert_eq!(memory.stamps, expected);
-
-        // Stamps that are lost are not taken for a volume that was never written.
-        let path = directory.path().join("small.stamps");
-        let aside = directory.path().join("aside");
-        std::fs::rename(&path, &aside).expect("it is there");
-        let memory = MemoryFiles::open(directory.path(), &config(), false).and_then(|files| files.load());
-        assert!(memory.expect("it is readable").activity.is_none());
-        std::fs::rename(&aside, &path).expect("it is there");
 
         // A torn place, and torn stamps.
         let path = directory.path().join("activity");

@@ -146,12 +146,8 @@ pub(super) fn execute(shared: &Shared, op: DiskOp) -> (DiskOpId, DiskOutcome) {
             (op, DiskOutcome::Done)
         }
         DiskOp::StoreActivity { op, activity } => {
-            // It says nothing of the images' pages, and may be tried again: the record is stored whole each time.
-            let outcome = match shared.injected().and_then(|()| shared.memory.store_activity(&activity)) {
-                Ok(()) => DiskOutcome::Done,
-                Err(errno) => failed("store", shared.memory.activity_path(), 0, errno),
-            };
-            (op, outcome)
+            let result = shared.injected().and_then(|()| shared.memory.store_activity(&activity));
+            (op, changed(shared, "store", shared.memory.activity_path(), 0, result))
         }
         DiskOp::StoreStamps { op, stamps } => {
             let result = shared.injected().and_then(|()| shared.memory.store_stamps(&stamps));

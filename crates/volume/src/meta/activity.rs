@@ -155,16 +155,6 @@ pub fn decode(block: &[u8]) -> Option<Activity> {
     })
 }
 
-/// The format of a record that a later release has stored.
-#[must_use]
-pub fn newer(file: &[u8]) -> Option<u16> {
-    let later = |block: &&[u8]| {
-        let whole = block.len() == RECORD_SIZE && u32_at(block, CHECKSUM) == crc32c::crc32c(&block[..CHECKSUM]);
-        whole && block[..8] == MAGIC && u16_at(block, 8) > FORMAT
-    };
-    file.chunks(RECORD_SIZE).take(PLACES * TWINS).find(later).map(|block| u16_at(block, 8))
-}
-
 /// The newest record of the file, which has [`PLACES`] times [`TWINS`] copies; `None` if it has none that can be read.
 #[must_use]
 pub fn select(file: &[u8]) -> Option<Activity> {
@@ -273,17 +263,6 @@ mod tests {
         assert!(select(&file) == Some(record(4)), "torn while it was stored");
         assert_eq!(select(&[]), None);
         assert_eq!(select(&vec![0; PLACES * TWINS * RECORD_SIZE]), None);
-    }
-
-    #[test]
-    fn a_later_format_is_told_apart_from_damage() {
-        let mut block = encode(&record(7));
-        assert_eq!(newer(&block), None);
-        block[8] = 2;
-        assert_eq!(newer(&block), None, "damaged");
-        let checksum = crc32c::crc32c(&block[..CHECKSUM]);
-        block[CHECKSUM..].copy_from_slice(&checksum.to_le_bytes());
-        assert!(newer(&block) == Some(2) && decode(&block).is_none());
     }
 
     #[test]

@@ -49,8 +49,6 @@ pub(crate) struct Hot {
     clock: u64,
     /// Whatever ended up to here is durable.
     durable: u64,
-    /// Those that the next record lists.
-    wanted: usize,
     /// A durable record may list more than there are.
     stale: bool,
 }
@@ -58,7 +56,7 @@ pub(crate) struct Hot {
 impl Hot {
     pub(crate) fn new(room: usize) -> Self {
         let (extents, now) = (BTreeMap::new(), Instant::ZERO);
-        Self { room: room.max(1), extents, unknown: 0, now, clock: 0, durable: 0, wanted: 0, stale: false }
+        Self { room: room.max(1), extents, unknown: 0, now, clock: 0, durable: 0, stale: false }
     }
 
     /// Time has passed.
@@ -66,7 +64,7 @@ impl Hot {
         self.now = now;
     }
 
-    /// An extent that a crash left unknown, or whose stamps cannot be read.
+    /// An extent that a crash left unknown; the durable record lists it.
     pub(crate) fn add_unknown(&mut self, extent: Extent) {
         let heat = Heat { state: State::Hot, writing: 0, waiting: 0, changed: 0, at: self.now, unknown: true };
         if self.extents.insert(extent, heat).is_none() {
@@ -93,11 +91,6 @@ impl Hot {
 
     pub(crate) fn contains(&self, extent: Extent) -> bool {
         self.extents.contains_key(&extent)
-    }
-
-    /// Whether the durable record lists it, so that a crash makes it unknown.
-    pub(crate) fn is_listed(&self, extent: Extent) -> bool {
-        self.extents.get(&extent).is_some_and(|heat| matches!(heat.state, State::Hot | State::Leaving))
     }
 
     /// Whether there are extents that could be taken out, sooner or later.
@@ -145,7 +138,6 @@ impl Hot {
             let heat = Heat { state, writing: 0, waiting: 0, changed, at, unknown: false };
             self.extents.entry(*extent).or_insert(heat).waiting += 1;
         }
-        self.wanted += fresh;
         true
     }
 
@@ -160,12 +152,12 @@ impl Hot {
 
     /// Whether a record has to be stored.
     pub(crate) fn wants_record(&self) -> bool {
-        self.stale || self.wanted > 0
+        self.stale || self.extents.values().any(|heat| heat.state == State::Wanted)
     }
 
     /// A record is about to be stored: what it lists.
     pub(crate) fn record(&mut self) -> Vec<Extent> {
-        (self.stale, self.wanted) = (false, 0);
+        self.stale = false;
         for heat in self.extents.values_mut() {
             if heat.state == State::Wanted {
                 heat.state = State::Storing;
@@ -186,7 +178,7 @@ impl Hot {
     /// It could not be stored: what only it would have listed is cold again, and nobody waits for it any more.
     pub(crate) fn not_recorded(&mut self) {
         self.extents.retain(|_, heat| !matches!(heat.state, State::Wanted | State::Storing));
-        (self.stale, self.wanted) = (true, 0);
+        self.stale = true;
     }
 
     /// Whether a write waits for a record.
@@ -209,30 +201,30 @@ impl Hot {
         self.crowd() * 4 > self.room * 3
     }
 
-    /// Chooses extents to be taken out, of those that nobody writes to now: all that were not written after `since`, or a
-    /// quarter of the room, those first that were not written for longest. From now on a write into one of them waits.
-    /// Whether a sync is needed for them; `None` if there are none.
-    pub(crate) fn choose(&mut self, since: Option<Instant>) -> Option<bool> {
+    /// Whether a sync now would make more extents ready to be taken out, of those that were not written after `since`.
+    pub(crate) fn sync_helps(&self, since: Instant) -> bool {
+        self.extents.values().any(|heat| !heat.unknown && heat.at <= since && heat.changed > self.durable)
+    }
+
+    /// Chooses extents to be taken out: all that were not written after `since`, or half of the room, those first that were
+    /// not written for longest. Unknown ones stay, and `unsynced` is a deliberate mistake.
+    pub(crate) fn choose(&mut self, since: Option<Instant>, unsynced: bool) -> Vec<Extent> {
+        let durable = self.durable;
         let ready = |(_, heat): &(&Extent, &Heat)| {
             let idle = heat.state == State::Hot && heat.writing == 0 && heat.waiting == 0;
-            idle && !heat.unknown && since.is_none_or(|since| heat.at <= since)
+            let old = since.is_none_or(|since| heat.at <= since);
+            idle && old && (heat.changed <= durable || unsynced) && !heat.unknown
         };
         let mut chosen: Vec<(u64, Extent)> =
             self.extents.iter().filter(ready).map(|(extent, heat)| (heat.changed, *extent)).collect();
         chosen.sort_unstable();
-        chosen.truncate(if since.is_some() { usize::MAX } else { self.room.div_ceil(4) });
+        chosen.truncate(if since.is_some() { usize::MAX } else { self.room.div_ceil(2) });
         for (_, extent) in &chosen {
             if let Some(heat) = self.extents.get_mut(extent) {
                 heat.state = State::Leaving;
             }
         }
-        let last = chosen.last()?.0;
-        Some(last > self.durable)
-    }
-
-    /// What was chosen.
-    pub(crate) fn chosen(&self) -> impl Iterator<Item = Extent> + '_ {
-        self.extents.iter().filter(|(_, heat)| heat.state == State::Leaving).map(|(extent, _)| *extent)
+        chosen.into_iter().map(|(_, extent)| extent).collect()
     }
 
     /// The stamps of what was chosen are durable.
@@ -277,20 +269,18 @@ mod tests {
         store(&mut hot);
         hot.dismiss(&[extent(1), extent(2)]);
         hot.begin([extent(1), extent(2)].into_iter());
-        assert_eq!(hot.choose(Some(Instant::ZERO)), None, "both are being written");
         hot.end([extent(1)].into_iter());
-        assert_eq!(hot.choose(Some(Instant::ZERO)), Some(true), "a sync is needed");
-        assert_eq!(hot.chosen().collect::<Vec<_>>(), [extent(1)]);
+        let sync = hot.sync_begins();
+        hot.end([extent(2)].into_iter());
+        assert!(hot.choose(Some(Instant::ZERO), false).is_empty(), "nothing is durable yet");
+        hot.synced(sync);
+        assert_eq!(hot.choose(Some(Instant::ZERO), false), [extent(1)]);
         assert!(!hot.are_hot([extent(1)].into_iter()), "a write waits now");
         assert!(!hot.admit(&[extent(1)]), "until it is out");
-        hot.synced(hot.sync_begins());
         hot.remove_chosen();
-        assert!(hot.wants_record() && !hot.is_listed(extent(1)));
+        assert!(hot.wants_record());
         assert!(hot.admit(&[extent(1)]));
         assert_eq!(store(&mut hot), [extent(1), extent(2)]);
-        hot.end([extent(2)].into_iter());
-        hot.synced(hot.sync_begins());
-        assert_eq!(hot.choose(Some(Instant::ZERO)), Some(false), "all of it is durable");
     }
 
     #[test]
@@ -301,14 +291,12 @@ mod tests {
         assert!(!hot.is_short() && hot.admit(&[extent(2)]) && hot.is_short() && !hot.admit(&[extent(3)]));
         store(&mut hot);
         hot.dismiss(&[extent(1)]);
-        assert!(hot.choose(Some(Instant::ZERO)).is_some());
-        assert_eq!(hot.chosen().collect::<Vec<_>>(), [extent(1)]);
+        assert_eq!(hot.choose(Some(Instant::ZERO), false), [extent(1)]);
         hot.remove_chosen();
         assert!(hot.admit(&[extent(3)]));
         assert_eq!(hot.unknown().collect::<Vec<_>>(), [extent(8)]);
         hot.all_known();
-        assert!(hot.choose(Some(Instant::ZERO)).is_some());
-        assert_eq!(hot.chosen().collect::<Vec<_>>(), [extent(8)]);
+        assert_eq!(hot.choose(Some(Instant::ZERO), false), [extent(8)]);
         let mut none = Hot::new(1);
         assert!(none.admit(&[extent(1), extent(2)]), "more than there is room for, but alone");
     }

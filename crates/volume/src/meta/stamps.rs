@@ -87,19 +87,6 @@ impl Stamps {
         }
     }
 
-    /// Whether no region of `span` was ever written.
-    pub(crate) fn are_blank(&self, span: &Span) -> bool {
-        let (region, regions) = (u64::from(self.grain.region), u64::from(self.grain.regions));
-        let Some(volume) = self.volumes.get(usize::from(span.volume.0)) else { return false };
-        let (first, end) = (span.offset / region, (span.offset + span.length).div_ceil(region));
-        (first / regions..end.div_ceil(regions)).all(|index| {
-            let Some(Some(stamps)) = volume.extents.get(index as usize) else { return true };
-            let begin = first.saturating_sub(index * regions).min(regions);
-            let stop = (end - index * regions).min(regions);
-            stamps[begin as usize..stop as usize].iter().all(|stamp| *stamp == Stamp::NEVER.0)
-        })
-    }
-
     /// The regions that may have been written after `fork`, as ranges that do not touch.
     pub(crate) fn after(&self, fork: Option<Chapter>) -> impl Iterator<Item = Span> + '_ {
         let (region, regions) = (u64::from(self.grain.region), self.grain.regions as usize);
@@ -138,11 +125,6 @@ impl Stamps {
             }
         }
         taken
-    }
-
-    /// What was taken could not be stored.
-    pub(crate) fn not_stored(&mut self, extents: Vec<Extent>) {
-        self.dirty.extend(extents);
     }
 
     /// The volumes, whole.
@@ -213,16 +195,6 @@ mod tests {
         assert_eq!(after(fork(1, 511)), [span(0, 3584, 1024), span(1, 4608, 392)], "its step may hold later ones");
         assert_eq!(after(fork(1, 512)), [span(1, 4608, 392)]);
         assert_eq!(after(fork(2, 300)), []);
-    }
-
-    #[test]
-    fn what_was_never_written_is_blank() {
-        let mut stamps = stamps(&[40_000]);
-        stamps.raise(&span(0, 5_000, 1), epoch(1), 1);
-        assert!(stamps.are_blank(&span(0, 0, 4_608)) && stamps.are_blank(&span(0, 5_120, 34_880)));
-        for (offset, length) in [(0, 40_000), (4_607, 2), (5_000, 1), (5_119, 10_000)] {
-            assert!(!stamps.are_blank(&span(0, offset, length)), "{offset} {length}");
-        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod write;
 
 pub(crate) use flush::{Flush, Purpose};
 pub(crate) use takeover::Takeover;
-pub(crate) use write::{Entry, Local, overlap};
+pub(crate) use write::{Entry, Local};
 
 /// A request that waits for its turn.
 #[derive(Debug)]

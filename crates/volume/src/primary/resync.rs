@@ -35,9 +35,7 @@ pub(crate) struct Resync {
     /// What has to be compared; complete once the joiner has said what it changed.
     regions: Regions,
     chunks: BTreeMap<u64, Chunk>,
-    /// Where the last range ended that the joiner said it has changed: volume and offset.
-    told: (u16, u64),
-    /// When it was asked, or said something of it, last.
+    /// When it was asked last.
     asked: Instant,
     /// The chunk that was compared last differed: the next ones may, too.
     differs: bool,
@@ -127,7 +125,6 @@ impl Replica {
             open,
             regions,
             chunks: BTreeMap::new(),
-            told: (0, 0),
             asked: self.now,
             differs: true,
             backlog: 0,
@@ -150,18 +147,11 @@ impl Replica {
         if !current || !self.peers[peer].follows(promotion) || self.resync_state(peer) != Some(State::Asking) {
             return;
         }
-        let mut end = self.peers[peer].resync.as_ref().map_or((0, 0), |resync| resync.told);
-        for span in spans {
-            if !self.within(span) || span.length == 0 || (span.volume.0, span.offset) < end {
-                let volume = span.volume.0;
-                self.refuse(peer, alloc::format!("a changed range of volume {volume} that is none, or out of order"));
-                return;
-            }
-            end = (span.volume.0, span.offset + span.length);
+        if let Some(outside) = spans.iter().find(|span| !self.within(span)) {
+            self.refuse(peer, alloc::format!("it changed a range outside of volume {}", outside.volume.0));
+            return;
         }
-        let now = self.now;
         let Some(resync) = &mut self.peers[peer].resync else { return };
-        (resync.told, resync.asked) = (end, now);
         spans.iter().for_each(|span| resync.regions.add(span));
         if last {
             resync.progress.total = resync.regions.bytes();

@@ -12,7 +12,7 @@ use tandem_base::Epoch;
 use crate::{
     DiskOpId, DiskOutcome, Message, Output, Replica, Reply, Request, RequestError, RequestId, VolumeIndex,
     config::Ack,
-    disk::{How, Job},
+    disk::Job,
     message::{Content, SequencedWrite, Span},
     secondary::words,
 };
@@ -140,7 +140,6 @@ impl Replica {
         targets: u64,
         here: bool,
     ) {
-        let blank = self.is_blank(&span, &content);
         let Some(primary) = &mut self.primary else { return };
         let (promotion, sequence, watermark) = (primary.wire, primary.next(), primary.watermark());
         let checksum = match &content {
@@ -175,13 +174,10 @@ impl Replica {
             }
         }
         if here {
-            if !blank {
-                self.remembered.stamps.raise(&span, promotion, sequence);
-            }
+            self.remembered.stamps.raise(&span, promotion, sequence);
             let job = Job::Local { promotion: primary.promotion, sequence };
             let unordered = self.config.mutations.ignore_overlap_order();
-            let how = How { durable, unordered, blank };
-            let op = self.disk.write(job, span, &entry.content, how, &mut self.outputs);
+            let op = self.disk.write(job, span, &entry.content, durable, unordered, &mut self.outputs);
             entry.op = Some(op);
         }
         primary.entries.push_back(entry);
