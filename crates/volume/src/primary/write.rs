@@ -286,6 +286,12 @@ impl Replica {
             Local::Failed(why) => Err(RequestError::Disk(why.clone())),
         };
         entry.done = true;
+        if result.is_err() {
+            // Another replica may hold it, one that was a member when it came: it differs now, whatever it holds of others.
+            let (span, promotion, latest) = (entry.span(), primary.wire, primary.first + primary.entries.len() as u64);
+            self.remembered.stamps.raise(&span, promotion, latest);
+        }
+        let Some(entry) = primary.entries.get_mut(at as usize) else { return };
         primary.last_done = primary.last_done.max(sequence);
         let (request, op) = (entry.request.take(), entry.op.take());
         primary.ready.extend(request.map(|request| (request, result)));
